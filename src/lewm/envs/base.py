@@ -1,0 +1,128 @@
+"""The contract of every world: a Gymnasium environment with exact states and goals, and the same thing for many episodes at once.
+
+Axes: E episode, V view, Y X image, a action, s label.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import gymnasium
+import numpy as np
+
+from lewm.registry import ENVS
+from lewm.schema import ActionSpec, Observation, ObservationSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perturbation:
+    """A documented change of a world's looks or layout: usable at evaluation and, varied per episode, at collection."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    default: tuple[float, ...]
+    unit: str
+    summary: str
+
+
+class GoalEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
+    """A world with exact states, named true quantities and goals that are states.
+
+    ``reset`` and ``step`` follow Gymnasium; observations are dictionaries with ``frames`` uint8 [V, Y, X, 3] and, where a world has it,
+    ``proprioception`` float32 [P].
+    """
+
+    VERSION: ClassVar[int]
+    """Raised whenever the same seed and actions would give another result."""
+    STRATA: ClassVar[tuple[str, ...]] = ()
+    """Kinds of start/goal pair, the headline first; empty where there is only one kind."""
+    PERTURBATIONS: ClassVar[dict[str, Perturbation]] = {}
+    POLICIES: ClassVar[dict[str, type["ScriptedPolicy"]]] = {}
+    """Scripted policies by name, beside the generic ``random`` and ``block-random`` of ``envs/policies.py``."""
+    observation_spec: ObservationSpec
+    action_spec: ActionSpec
+    label_names: tuple[str, ...]
+
+    @classmethod
+    def make_batch(cls, num_envs: int, **options: Any) -> "GoalEnvBatch":
+        """The same world for ``num_envs`` episodes at once, with the constructor's options."""
+        raise NotImplementedError
+
+    def get_state(self) -> bytes:
+        """The complete state, versioned: ``set_state`` of it continues exactly as this environment would."""
+        raise NotImplementedError
+
+    def set_state(self, state: bytes) -> None:
+        """Take over a state of ``get_state``; ``EnvError`` if it is of another environment or version."""
+        raise NotImplementedError
+
+    def labels(self) -> np.ndarray:
+        """float32 [s]: the true quantities named by ``label_names``."""
+        raise NotImplementedError
+
+    def set_goal(self, state: bytes) -> None:
+        """Make a state the goal."""
+        raise NotImplementedError
+
+    def goal_frame(self) -> np.ndarray:
+        """uint8 [V, Y, X, 3]: what the world looks like in the goal state."""
+        raise NotImplementedError
+
+    def is_solved(self) -> bool:
+        """Whether the present state satisfies the success predicate for the goal."""
+        raise NotImplementedError
+
+
+class GoalEnvBatch(Protocol):
+    """E episodes of one world, stepped together; row e never depends on its batch mates. Frames are drawn only when asked for."""
+
+    num_envs: int
+    observation_spec: ObservationSpec
+    action_spec: ActionSpec
+    label_names: tuple[str, ...]
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Start new episodes, one seed each."""
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Advance every episode by one env step: actions [E, a] -> (rewards float32 [E], terminated bool [E])."""
+
+    def observe(self) -> Observation[np.ndarray]:
+        """Draw the present frames, uint8 [E, V, Y, X, 3]; the arrays belong to the caller."""
+
+    def labels(self) -> np.ndarray:
+        """float32 [E, s]."""
+
+    def get_states(self) -> list[bytes]:
+        """The complete state of every episode."""
+
+    def set_states(self, states: Sequence[bytes]) -> None:
+        """Take over one state per episode."""
+
+    def set_goals(self, states: Sequence[bytes]) -> None:
+        """Make one state the goal of each episode."""
+
+    def observe_goals(self) -> Observation[np.ndarray]:
+        """What each goal looks like, uint8 [E, V, Y, X, 3]."""
+
+    def is_solved(self) -> np.ndarray:
+        """bool [E]."""
+
+    def strata(self, start_labels: np.ndarray, goal_labels: np.ndarray) -> np.ndarray:
+        """int64 [n]: which of the world's ``STRATA`` each start/goal pair (labels [n, s]) belongs to; -1 if the pair must not be used."""
+
+
+class ScriptedPolicy(Protocol):
+    """A policy that may look at the simulator's true state: data collection, floors and experts. Row e depends on its own seed only."""
+
+    def reset(self, envs: GoalEnvBatch, seeds: Sequence[int], max_env_steps: int) -> None:
+        """Begin new episodes of at most ``max_env_steps``; call after the environments were reset."""
+
+    def act(self, envs: GoalEnvBatch) -> np.ndarray:
+        """Actions [E, a] in env units for the present states; called once per env step."""
+
+
+def make_batch(name: str, num_envs: int, **options: Any) -> GoalEnvBatch:
+    """``num_envs`` episodes of the environment called ``name``; ``UnknownNameError`` or ``EnvError`` say what is wrong with the arguments."""
+    env_class: type[GoalEnv] = ENVS.load(name)
+    return env_class.make_batch(num_envs, **options)

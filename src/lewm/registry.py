@@ -1,0 +1,151 @@
+"""The visible tables of everything that has a name: one line per environment, planner, objective, encoder, format and evaluation.
+
+To add one, write its file and add its line here. Other people's packages add theirs with ``lewm.register`` or with an entry point in the
+group ``lewm.<table>`` (``lewm.envs``, ``lewm.planners``, ...). A checkpoint can name an entry but never adds one.
+"""
+
+import difflib
+import importlib
+import importlib.metadata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from lewm.errors import ConfigError, MissingExtraError, UnknownNameError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Where a named thing lives, what it is, and which extra it needs."""
+
+    target: str
+    """``module:attribute``, imported when the entry is looked up."""
+    summary: str
+    """One line for ``lewm list``."""
+    extra: str | None = None
+    """The extra of lewm that installs what the entry needs."""
+    needs: tuple[str, ...] = ()
+    """The distributions behind the extra, as pip calls them: named when one is missing."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence that proposes the nearest known name and lists them all."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    suggestion = f" Did you mean {close[0]!r}?" if close else ""
+    return f"{suggestion} Known: {', '.join(names)}"
+
+
+class Table:
+    """Names of one kind. A name that ends in ``/`` is a family: ``dmc/`` answers for every ``dmc/<domain>-<task>``."""
+
+    def __init__(self, kind: str, entries: dict[str, Entry]) -> None:
+        self.kind = kind
+        self._entries = entries
+        self._has_read_entry_points = False
+
+    def __iter__(self) -> Iterator[str]:
+        self._read_entry_points()
+        return iter(sorted(self._entries))
+
+    def __contains__(self, name: str) -> bool:
+        self._read_entry_points()
+        return self._key(name) is not None
+
+    def entry(self, name: str) -> Entry:
+        """The entry called ``name``; ``UnknownNameError`` with a suggestion if there is none."""
+        self._read_entry_points()
+        key = self._key(name)
+        if key is None:
+            raise UnknownNameError(f"unknown {self.kind} {name!r}.{did_you_mean(name, self._entries)}")
+        return self._entries[key]
+
+    def load(self, name: str) -> Any:
+        """Import and return what ``name`` stands for; ``MissingExtraError`` names the extra when its package is not installed."""
+        entry = self.entry(name)
+        module_name, _, attribute = entry.target.partition(":")
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if entry.extra is None or (error.name or "").split(".")[0] == module_name.split(".")[0]:
+                raise
+            needs = ", ".join(repr(need) for need in entry.needs) or repr(error.name)
+            raise MissingExtraError(f"{self.kind} {name!r} needs {needs}: pip install 'lewm[{entry.extra}]'") from error
+        return getattr(module, attribute)
+
+    def add(self, name: str, entry: Entry) -> None:
+        """Add an entry; a name that is taken is refused."""
+        if name in self._entries:
+            raise ConfigError(f"{self.kind} {name!r} is already registered as {self._entries[name].target}; choose another name")
+        self._entries[name] = entry
+
+    def _key(self, name: str) -> str | None:
+        if name in self._entries:
+            return name
+        family = name.split("/")[0] + "/"
+        return family if "/" in name and family in self._entries else None
+
+    def _read_entry_points(self) -> None:
+        if self._has_read_entry_points:
+            return
+        self._has_read_entry_points = True
+        for point in importlib.metadata.entry_points(group=f"lewm.{self.kind}s"):
+            self.add(point.name, Entry(target=point.value, summary=f"from the package {point.dist.name if point.dist else '?'}"))
+
+
+ENVS = Table(
+    "env",
+    {
+        "two-room": Entry(target="lewm.envs.two_room:TwoRoom", summary="a dot, two rooms and a door: the paper's navigation task"),
+    },
+)
+
+PLANNERS = Table(
+    "planner",
+    {
+        "cem": Entry(target="lewm.planning.sampling:CEM", summary="cross-entropy method: refit a Gaussian on the best candidates"),
+    },
+)
+
+OBJECTIVES = Table(
+    "objective",
+    {
+        "lewm": Entry(target="lewm.objectives.prediction:LeWMObjective", summary="next-latent prediction + weight * SIGReg: LeWorldModel"),
+    },
+)
+
+ENCODERS = Table(
+    "encoder",
+    {
+        "conv": Entry(target="lewm.models.encoders:ConvEncoder", summary="strided convolutions: fast on a CPU, good at 64 px"),
+        "vit": Entry(target="lewm.models.encoders:ViTEncoder", summary="vision transformer of any size, patch and depth: the paper's"),
+    },
+)
+
+FORMATS = Table(
+    "format",
+    {
+        "native": Entry(target="lewm.data.episodes:EpisodeStore", summary="memory-mapped, sharded, checksummed .npy columns"),
+    },
+)
+
+EVALUATIONS = Table(
+    "evaluation",
+    {
+        "success": Entry(target="lewm.evaluation.success:evaluate_success", summary="reach goals never trained on, with floors and intervals"),
+        "collapse": Entry(target="lewm.evaluation.collapse:evaluate_collapse", summary="do the latents of held-out frames carry information?"),
+        "probe": Entry(target="lewm.evaluation.probing:evaluate_probe", summary="read true quantities off frozen and imagined latents"),
+    },
+)
+
+TABLES = {"envs": ENVS, "planners": PLANNERS, "objectives": OBJECTIVES, "encoders": ENCODERS, "formats": FORMATS, "evaluations": EVALUATIONS}
+
+
+def register(table: str, name: str, target: str, *, summary: str = "", extra: str | None = None) -> None:
+    """Add your own environment, planner, objective, encoder, format or evaluation for this process.
+
+    ``table`` is one of ``lewm list``'s; ``target`` is ``module:attribute``. From a package, use an entry point instead.
+    """
+    if table not in TABLES:
+        raise UnknownNameError(f"unknown table {table!r}.{did_you_mean(table, TABLES)}")
+    TABLES[table].add(name, Entry(target=target, summary=summary, extra=extra))
