@@ -198,7 +198,10 @@ class TrainConfig:
         _at_least(1, num_steps=self.num_steps, num_devices=self.num_devices, log_every_steps=self.log_every_steps)
         _at_least(1, monitor_every_steps=self.monitor_every_steps, checkpoint_every_steps=self.checkpoint_every_steps)
         _require(self.batch_size >= 2, f"train.batch_size must be at least 2 (BatchNorm needs two samples), got {self.batch_size}")
-        _require(self.batch_size % self.num_devices == 0, f"train.batch_size ({self.batch_size}) must be a multiple of train.num_devices ({self.num_devices})")
+        _require(
+            self.batch_size % self.num_devices == 0,
+            f"train.batch_size ({self.batch_size}) must be a multiple of train.num_devices ({self.num_devices})",
+        )
         _at_least(0, weight_decay=self.weight_decay, pixel_noise_std=self.pixel_noise_std, seed=self.seed)
         _require(self.learning_rate > 0, f"train.learning_rate must be positive, got {self.learning_rate:g}")
         _require(self.gradient_clip > 0, f"train.gradient_clip must be positive, got {self.gradient_clip:g}")

@@ -104,7 +104,9 @@ class ActionSpec:
         if self.kind == "discrete":
             actions = np.eye(self.num_choices, dtype=np.float32)[actions]
         leading = actions.shape[:-2]
-        return np.ascontiguousarray(actions, dtype=np.float32).reshape(*leading, actions.shape[-2] // action_block, self.block_dimension(action_block))
+        return np.ascontiguousarray(actions, dtype=np.float32).reshape(
+            *leading, actions.shape[-2] // action_block, self.block_dimension(action_block)
+        )
 
     def from_blocks(self, blocks: np.ndarray, action_block: int) -> np.ndarray:
         """The inverse of ``as_blocks``: float32 [..., A] -> [..., action_block, a], or int64 [..., action_block] for discrete actions."""

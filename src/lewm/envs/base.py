@@ -87,8 +87,8 @@ class GoalEnvBatch(Protocol):
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Advance every episode by one env step: actions [E, a] -> (rewards float32 [E], terminated bool [E])."""
 
-    def observe(self) -> Observation[np.ndarray]:
-        """Draw the present frames, uint8 [E, V, Y, X, 3]; the arrays belong to the caller."""
+    def observe(self, *, out: np.ndarray | None = None) -> Observation[np.ndarray]:
+        """Draw the present frames, uint8 [E, V, Y, X, 3], into ``out`` if given (C-contiguous); the arrays belong to the caller."""
 
     def labels(self) -> np.ndarray:
         """float32 [E, s]."""
@@ -106,7 +106,7 @@ class GoalEnvBatch(Protocol):
         """What each goal looks like, uint8 [E, V, Y, X, 3]."""
 
     def is_solved(self) -> np.ndarray:
-        """bool [E]."""
+        """Which episodes are solved, bool [E]."""
 
     def strata(self, start_labels: np.ndarray, goal_labels: np.ndarray) -> np.ndarray:
         """int64 [n]: which of the world's ``STRATA`` each start/goal pair (labels [n, s]) belongs to; -1 if the pair must not be used."""
@@ -126,3 +126,9 @@ def make_batch(name: str, num_envs: int, **options: Any) -> GoalEnvBatch:
     """``num_envs`` episodes of the environment called ``name``; ``UnknownNameError`` or ``EnvError`` say what is wrong with the arguments."""
     env_class: type[GoalEnv] = ENVS.load(name)
     return env_class.make_batch(num_envs, **options)
+
+
+def make_env(name: str, **options: Any) -> GoalEnv:
+    """The Gymnasium environment called ``name``."""
+    env_class: type[GoalEnv] = ENVS.load(name)
+    return env_class(**options)

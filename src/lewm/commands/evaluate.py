@@ -1,0 +1,126 @@
+"""``lewm eval`` and ``lewm verify``: measuring, and checking what was measured."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from lewm.commands.parsing import command_line, console, parse, parse_distances, say, write_result
+from lewm.config import PlannerConfig, from_dict
+from lewm.errors import ConfigError, LewmError
+from lewm.registry import EVALUATIONS
+
+
+@dataclass(frozen=True)
+class SuccessArguments:
+    """Reach goals that were never trained on, with floors, ceiling and intervals."""
+
+    run: tyro.conf.Positional[Path]
+    """Run (its newest checkpoint) or checkpoint."""
+    env: str | None = None
+    """Which world; default: the one that the training data came from."""
+    protocol: Literal["heldout"] = "heldout"
+    """How start/goal pairs are made and judged."""
+    distances: str = "25"
+    """Env steps between start and goal, with commas between: 25,50,100. The budget is twice that."""
+    episodes: int = 100
+    """Start/goal pairs per distance and stratum."""
+    seed: int = 0
+    """Seed of the pairs."""
+    device: Literal["cpu", "cuda", "mps"] = "cpu"
+    """Where to plan."""
+    json: Path | None = None
+    """Also write the result to this file (`lewm verify` checks it)."""
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
+    """The search; defaults are the run's own."""
+
+
+@dataclass(frozen=True)
+class LatentArguments:
+    """Look at the latents of held-out episodes."""
+
+    run: tyro.conf.Positional[Path]
+    """Run (its newest checkpoint) or checkpoint."""
+    data: Path
+    """Dataset; its held-out episodes are scored."""
+    json: Path | None = None
+    """Also write the result to this file."""
+
+
+@dataclass(frozen=True)
+class VerifyArguments:
+    """Replay a result in the simulator and recompute every number in it, without the model."""
+
+    result: tyro.conf.Positional[Path]
+    """File written by `lewm eval success --json`."""
+    json: Path | None = None
+    """Also write what was checked to this file."""
+
+
+def evaluate(words: Sequence[str]) -> None:
+    """Run the evaluation named by the first word."""
+    if not words or words[0].startswith("-"):
+        raise ConfigError(f"`lewm eval` needs the name of an evaluation: {', '.join(EVALUATIONS)}; for example `lewm eval success RUN`")
+    EVALUATIONS.entry(words[0])
+    if words[0] == "success":
+        _success(words)
+    else:
+        _latents(words)
+
+
+def verify(words: Sequence[str]) -> None:
+    """Verify a result file."""
+    arguments = parse(VerifyArguments, "verify", words)
+    from lewm.evaluation.verify import verify_result
+
+    outcome = verify_result(arguments.result)
+    console().print(f"verified: {arguments.result}: {outcome['summary']}\nnot verifiable: {', '.join(outcome['unverified'])}", markup=False)
+    write_result(arguments.json, outcome)
+
+
+def _success(words: Sequence[str]) -> None:
+    arguments = parse(SuccessArguments, "eval success", words[1:], default=SuccessArguments(run=tyro.MISSING, planner=_planner_of(words)))
+    distances = parse_distances(arguments.distances)
+    from lewm.evaluation.success import success_table
+    from lewm.evaluation.workflow import evaluate as run_evaluation
+
+    result = run_evaluation(
+        arguments.run,
+        env=arguments.env,
+        protocol=arguments.protocol,
+        distances=distances,
+        episodes=arguments.episodes,
+        seed=arguments.seed,
+        planner=arguments.planner,
+        device=arguments.device,
+        command=command_line("eval", words),
+        progress=say,
+    )
+    console().print(success_table(result), markup=False)
+    write_result(arguments.json, result)
+
+
+def _latents(words: Sequence[str]) -> None:
+    arguments = parse(LatentArguments, f"eval {words[0]}", words[1:])
+    from lewm.evaluation.workflow import evaluate_latents, latent_table
+
+    result = evaluate_latents(words[0], arguments.run, arguments.data, command=command_line("eval", words))
+    console().print(latent_table(result), markup=False)
+    write_result(arguments.json, result)
+
+
+def _planner_of(words: Sequence[str]) -> PlannerConfig:
+    """The planner settings of the run among the words: what the flags change."""
+    if "--help" in words or "-h" in words:
+        return PlannerConfig()
+    from lewm.checkpoint import find_checkpoint, read_description
+
+    for word in words[1:]:
+        if not word.startswith("-") and Path(word).is_dir():
+            try:
+                return from_dict(read_description(find_checkpoint(Path(word)))["config"]).planner
+            except (LewmError, KeyError):
+                break  # said properly when the run is loaded
+    return PlannerConfig()

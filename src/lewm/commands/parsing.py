@@ -1,0 +1,83 @@
+"""What the verbs share: reading arguments, printing results."""
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lewm.errors import ConfigError
+from lewm.run_directory import write_json
+
+ArgumentsT = TypeVar("ArgumentsT")
+
+
+def parse(arguments_type: type[ArgumentsT], verb: str, words: Sequence[str], default: ArgumentsT | None = None) -> ArgumentsT:
+    """Arguments as a dataclass; the parser prints help (exit 0) or refuses (exit 2, with a suggestion) by itself."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    settings = {} if default is None else {"default": default}
+    return tyro.cli(arguments_type, prog=f"lewm {verb}", args=list(words), description=arguments_type.__doc__, **settings)  # type: ignore[arg-type]
+
+
+def console() -> Console:
+    """Where results go."""
+    return Console(highlight=False)
+
+
+def stderr_console() -> Console:
+    """Where progress goes."""
+    return Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """A line of progress."""
+    stderr_console().print(text, markup=False)
+
+
+def write_result(path: Path | None, result: dict[str, Any]) -> None:
+    """Write a result as JSON if a file was asked for."""
+    if path is not None:
+        write_json(path, result)
+        say(f"wrote {path}")
+
+
+def command_line(verb: str, words: Sequence[str]) -> str:
+    """The command as the user typed it, for provenance."""
+    return " ".join(["lewm", verb, *words])
+
+
+def progress_bar() -> Progress:
+    """A bar with count, elapsed and remaining time, on stderr."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    return Progress(*columns, TextColumn("{task.fields[note]}"), console=stderr_console())
+
+
+def parse_options(pairs: Sequence[str], flag: str) -> dict[str, Any]:
+    """``KEY=VALUE`` words as a dictionary; a value is JSON if it can be read as such, text otherwise."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{flag} takes KEY=VALUE, got {pair!r}; for example {flag} size_px=64")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        options[key.replace("-", "_")] = tuple(value) if isinstance(value, list) else value
+    return options
+
+
+def parse_distances(text: str) -> tuple[int, ...]:
+    """``25,50`` as numbers of env steps."""
+    try:
+        distances = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--distances takes whole numbers of env steps with commas between, such as 25,50,100; got {text!r}") from None
+    if not distances or min(distances) < 1:
+        raise ConfigError(f"--distances must be at least 1 env step each, got {text!r}")
+    return distances

@@ -1,0 +1,104 @@
+"""``lewm train``."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.progress import TaskID
+
+from lewm.commands.parsing import command_line, console, parse, progress_bar
+from lewm.config import Config, from_dict, load_config, load_preset, to_toml
+from lewm.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Train a world model from the pixels of a dataset."""
+
+    data: Path
+    """Dataset directory."""
+    out: Path
+    """Run directory to write."""
+    preset: str | None = None
+    """Settings to start from (`lewm list presets`); default: the paper's."""
+    config: Path | None = None
+    """TOML file with settings, applied over the preset."""
+    resume: bool = False
+    """Continue an interrupted run, bit for bit."""
+    seed: int | None = None
+    """Short for --train.seed."""
+    on_collapse: Literal["warn", "stop"] | None = None
+    """Short for --train.on-collapse."""
+    dry_run: bool = False
+    """Check everything and print the configuration, but do not train."""
+    settings: Annotated[tyro.conf.AvoidSubcommands[Config], tyro.conf.arg(name="")] = field(default_factory=Config)
+    """Every setting of the run."""
+
+
+def train(words: Sequence[str]) -> None:
+    """Train a world model and print where it is."""
+    arguments = parse(TrainArguments, "train", words, default=_with_base(words))
+    config = arguments.settings
+    if arguments.seed is not None:
+        config = replace(config, train=replace(config.train, seed=arguments.seed))
+    if arguments.on_collapse is not None:
+        config = replace(config, train=replace(config.train, on_collapse=arguments.on_collapse))
+    if arguments.dry_run:
+        from lewm.training import dry_run
+
+        dry_run(config, data=arguments.data)
+        console().print(to_toml(config), markup=False)
+        return
+    from lewm.training import train as run_training
+
+    run = run_training(
+        config, data=arguments.data, out=arguments.out, resume=arguments.resume, command=command_line("train", words), progress=TrainingBar
+    )
+    console().print(f"trained: {run}\nnext: lewm eval success {run}", markup=False)
+
+
+class TrainingBar:
+    """A progress bar with the losses beside it."""
+
+    def __init__(self) -> None:
+        self._bar = progress_bar()
+        self._task: TaskID | None = None
+
+    def update(self, step: int, num_steps: int, values: dict[str, float]) -> None:
+        """Move the bar; the first call shows it, the last one closes it."""
+        note = f"prediction {values['prediction_loss']:.4f}  SIGReg {values['sigreg']:.2f}  lr {values['learning_rate']:.1e}"
+        if self._task is None:
+            self._bar.start()
+            self._task = self._bar.add_task("training", total=num_steps, note=note)
+        self._bar.update(self._task, completed=step, note=note)
+        if step >= num_steps:
+            self._bar.stop()
+
+    def message(self, text: str) -> None:
+        """Say something above the bar."""
+        self._bar.console.print(text, markup=False, style="bold red")
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._bar.stop()
+
+
+def _with_base(words: Sequence[str]) -> TrainArguments:
+    """Defaults for the flags: the preset, then the file, then the chosen encoder's own settings."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--preset")
+    first.add_argument("--config", type=Path)
+    first.add_argument("--encoder.name", dest="encoder")
+    try:
+        known, _ = first.parse_known_args([word.replace("_", "-") if word.startswith("--") else word for word in words])
+    except argparse.ArgumentError as error:
+        raise ConfigError(str(error)) from None
+    config = load_preset(known.preset) if known.preset else Config()
+    if known.config:
+        config = load_config(known.config, config)
+    if known.encoder:
+        config = from_dict({"encoder": {"name": known.encoder}}, config)
+    return TrainArguments(data=tyro.MISSING, out=tyro.MISSING, settings=config)

@@ -1,0 +1,180 @@
+"""The two-room arena: its fixed measures, what may be varied and within which range, and the options of the environment.
+
+Lengths are in px of the 224 x 224 arena whatever the rendered size; pixel i of a 224 px frame covers [i, i + 1).
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from lewm.envs.base import Perturbation
+from lewm.errors import EnvError
+from lewm.registry import did_you_mean
+
+ARENA_PX = 224.0
+BORDER_PX = 14.0
+BORDER_LINE_PX = 4.0
+WALL_X_PX = 112.0
+SPEED_PX = 5.0
+"""Distance that an action of 1 moves the agent along an axis in one env step."""
+DOOR_CLEARANCE = 1.1
+"""The half-opening of the door is at least this many agent radii."""
+MIN_CONTRAST = 128
+"""Least summed difference of the three colour channels between the agent and the background."""
+
+PERTURBATIONS: dict[str, Perturbation] = {
+    "agent_color": Perturbation(low=(0, 0, 0), high=(255, 255, 255), default=(255, 0, 0), unit="RGB", summary="colour of the dot"),
+    "agent_radius_px": Perturbation(low=(4,), high=(12,), default=(7,), unit="px of 224", summary="std of the dot and radius for collisions"),
+    "background_color": Perturbation(low=(96, 96, 96), high=(255, 255, 255), default=(255, 255, 255), unit="RGB", summary="colour of the floor"),
+    "door_y_px": Perturbation(low=(35,), high=(189,), default=(49,), unit="px of 224", summary="centre of the door along the wall"),
+    "door_half_size_px": Perturbation(low=(8,), high=(21,), default=(14,), unit="px of 224", summary="half the opening of the door"),
+    "wall_thickness_px": Perturbation(low=(6,), high=(30,), default=(10,), unit="px of 224", summary="thickness of the central wall"),
+    "pixel_noise_std": Perturbation(
+        low=(0,), high=(0.2,), default=(0,), unit="share of 0..255", summary="Gaussian noise on every pixel, new each env step"
+    ),
+}
+
+MOMENT = np.dtype(
+    [
+        ("position_px", "<f8", (2,)),
+        ("agent_color", "u1", (3,)),
+        ("background_color", "u1", (3,)),
+        ("agent_radius_px", "<f8"),
+        ("door_y_px", "<f8"),
+        ("door_half_size_px", "<f8"),
+        ("wall_thickness_px", "<f8"),
+        ("pixel_noise_std", "<f8"),
+        ("env_step", "<u4"),
+        ("seed", "<u8"),
+    ]
+)
+"""One world at one time: everything that its frame and its future depend on. Arrays of it are called moments."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoRoomOptions:
+    """What a two-room environment can be told; every value is checked, and ``EnvError`` states the allowed range."""
+
+    size_px: int = 64
+    """Side of the frames."""
+    collision: Literal["swept", "official"] = "swept"
+    """``swept``: no wall can be passed between two env steps. ``official``: only end points are checked, as in the paper's code."""
+    success_radius_px: float = 16.0
+    """The goal is reached nearer than this (strictly)."""
+    max_env_steps: int | None = None
+    """Env steps after which the Gymnasium environment truncates an episode; None: never."""
+    is_terminated_on_success: bool = False
+    """Whether reaching the goal ends the episode."""
+    vary: tuple[str, ...] = ()
+    """Perturbations that each episode draws from their range with its own seed, instead of taking the value given here."""
+    agent_color: tuple[int, int, int] = (255, 0, 0)
+    agent_radius_px: float = 7.0
+    background_color: tuple[int, int, int] = (255, 255, 255)
+    door_y_px: float = 49.0
+    door_half_size_px: float = 14.0
+    wall_thickness_px: float = 10.0
+    pixel_noise_std: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_whole("size_px", self.size_px, 16, 1024)
+        if self.collision not in ("swept", "official"):
+            raise EnvError(f"collision must be 'swept' or 'official', got {self.collision!r}")
+        _check_values("success_radius_px", (self.success_radius_px,), (1,), (ARENA_PX,))
+        if self.max_env_steps is not None:
+            _check_whole("max_env_steps", self.max_env_steps, 1, 2**31)
+        if isinstance(self.vary, str):
+            raise EnvError(f"vary must be a tuple of names such as ('door_y_px',), got the string {self.vary!r}")
+        for name in self.vary:
+            if name not in PERTURBATIONS:
+                raise EnvError(f"vary names an unknown perturbation {name!r}.{did_you_mean(str(name), PERTURBATIONS)}")
+        for name, perturbation in PERTURBATIONS.items():
+            _check_values(name, _as_tuple(getattr(self, name)), perturbation.low, perturbation.high)
+        self._check_combination()
+
+    def _check_combination(self) -> None:
+        radius = self.agent_radius_px
+        smallest_half_px = DOOR_CLEARANCE * (PERTURBATIONS["agent_radius_px"].low[0] if "agent_radius_px" in self.vary else radius)
+        largest_half_px = PERTURBATIONS["door_half_size_px"].high[0] if "door_half_size_px" in self.vary else self.door_half_size_px
+        if largest_half_px < smallest_half_px:
+            raise EnvError(
+                f"door_half_size_px ({self.door_half_size_px:g}) must be at least {DOOR_CLEARANCE:g} x agent_radius_px ({radius:g}) "
+                f"= {smallest_half_px:g}, or the agent cannot pass; widen the door or shrink the agent"
+            )
+        if not {"agent_color", "background_color"} & set(self.vary) and not _is_visible(self.agent_color, self.background_color):
+            raise EnvError(
+                f"agent_color {tuple(self.agent_color)} cannot be told from background_color {tuple(self.background_color)}: "
+                f"their channels must differ by at least {MIN_CONTRAST} in sum"
+            )
+
+    def draw_layout(self, generator: np.random.Generator) -> np.ndarray:
+        """One moment [] with this episode's layout and looks: fixed values, and those of ``vary`` drawn from ``generator`` in table order."""
+        moment = np.zeros((), MOMENT)
+        values: dict[str, np.ndarray] = {name: np.asarray(getattr(self, name), np.float64) for name in PERTURBATIONS}
+        # The agent's colour comes after the background's and the door's size after the agent's, which they must suit.
+        for name in sorted(set(self.vary), key=lambda name: (name in ("agent_color", "door_half_size_px"), list(PERTURBATIONS).index(name))):
+            values[name] = self._draw_value(name, values, generator)
+        for name, value in values.items():
+            moment[name] = value
+        return moment
+
+    def _draw_value(self, name: str, values: Mapping[str, np.ndarray], generator: np.random.Generator) -> np.ndarray:
+        low, high = np.array(PERTURBATIONS[name].low, np.float64), np.array(PERTURBATIONS[name].high, np.float64)
+        if name == "agent_radius_px" and "door_half_size_px" not in self.vary:
+            high = np.minimum(high, self.door_half_size_px / DOOR_CLEARANCE)
+        if name == "door_half_size_px":
+            low = np.maximum(low, DOOR_CLEARANCE * values["agent_radius_px"])
+        if not name.endswith("_color"):
+            return np.asarray(generator.uniform(low, high)[0])
+        while True:
+            color = generator.integers(low.astype(np.int64), high.astype(np.int64), endpoint=True)
+            others = values["agent_color"] if name == "background_color" else values["background_color"]
+            # A varied agent's colour is drawn after this one and adapts to it.
+            if (name == "background_color" and "agent_color" in self.vary) or _is_visible(color, others):
+                return color
+
+
+def parse_options(options: Mapping[str, Any]) -> TwoRoomOptions:
+    """The options as one checked value; an unknown name is refused with a suggestion."""
+    known = [field.name for field in dataclasses.fields(TwoRoomOptions)]
+    for name in options:
+        if name not in known:
+            raise EnvError(f"env 'two-room' has no option {name!r}.{did_you_mean(name, known)}")
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    return TwoRoomOptions(**values)
+
+
+def check_layouts(moments: np.ndarray) -> None:
+    """Refuse moments whose layout or looks are outside the documented ranges."""
+    for name, perturbation in PERTURBATIONS.items():
+        values = moments[name].reshape(len(moments), -1).astype(np.float64)
+        bad = ~((values >= perturbation.low) & (values <= perturbation.high)).all(-1)
+        if bad.any():
+            _check_values(name, tuple(values[bad][0].tolist()), perturbation.low, perturbation.high)
+    if (moments["door_half_size_px"] <= moments["agent_radius_px"]).any():
+        raise EnvError("a state has a door_half_size_px that does not exceed its agent_radius_px; take states from get_states")
+
+
+def _is_visible(agent: Any, background: Any) -> bool:
+    return bool(np.abs(np.asarray(agent, np.float64) - np.asarray(background, np.float64)).sum() >= MIN_CONTRAST)
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, tuple | list | np.ndarray) else (value,)
+
+
+def _check_whole(name: str, value: Any, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
+        raise EnvError(f"{name} must be a whole number in [{low}, {high}], got {value!r}")
+
+
+def _check_values(name: str, values: tuple[Any, ...], low: tuple[float, ...], high: tuple[float, ...]) -> None:
+    allowed = f"in [{low[0]:g}, {high[0]:g}]" if len(low) == 1 else f"{len(low)} whole numbers, each in [{low[0]:g}, {high[0]:g}]"
+    are_numbers = len(values) == len(low) and all(
+        isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool) and math.isfinite(value) for value in values
+    )
+    if not are_numbers or not all(a <= value <= b and (len(low) == 1 or value == int(value)) for value, a, b in zip(values, low, high, strict=True)):
+        raise EnvError(f"{name} must be {allowed}, got {values[0] if len(values) == 1 else values!r}")

@@ -1,0 +1,119 @@
+"""How sure a rate is: intervals for one run, for a paired comparison and across training seeds.
+
+Axes: n episode, R resample. The random bits come straight from a counter-based bit generator, whose stream numpy guarantees, so that a result
+file can be recomputed with another version of numpy.
+"""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import TypedDict
+
+import numpy as np
+
+from lewm.errors import ConfigError
+
+NUM_RESAMPLES = 10_000
+
+
+class Estimate(TypedDict):
+    """A rate (or a difference of rates) with the ends of its interval, all as fractions."""
+
+    rate: float
+    low: float
+    high: float
+
+
+class PairedDifference(Estimate):
+    """An estimate of a difference between two policies on the same pairs, with its exact p-value."""
+
+    mcnemar_p: float
+
+
+def wilson(num_successes: int, n: int, *, confidence: float = 0.95) -> Estimate:
+    """The rate of ``num_successes`` in ``n`` with its Wilson score interval (Wilson 1927), which stays within [0, 1] and is sane at 0 and n."""
+    _require_confidence(confidence)
+    if n < 1 or not 0 <= num_successes <= n:
+        raise ConfigError(f"a rate needs 0 <= successes <= n and n >= 1, got {num_successes} of {n}")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    rate = num_successes / n
+    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    # At 0 and n one end is the rate itself; rounding must not push it past.
+    low = 0.0 if num_successes == 0 else max(0.0, centre - half)
+    high = 1.0 if num_successes == n else min(1.0, centre + half)
+    return Estimate(rate=rate, low=low, high=high)
+
+
+def mcnemar_p(outcomes: np.ndarray, floor_outcomes: np.ndarray) -> float:
+    """Two-sided exact McNemar test: how likely discordant pairs this uneven are if both policies were equally good.
+
+    Both arguments are bool [n], for the same pairs in the same order.
+    """
+    first, second = _paired(outcomes, floor_outcomes)
+    wins, losses = int((first & ~second).sum()), int((~first & second).sum())
+    discordant = wins + losses
+    tail = sum(math.comb(discordant, k) for k in range(min(wins, losses) + 1))
+    return min(1.0, 2 * tail / 2**discordant)
+
+
+def paired_difference(
+    outcomes: np.ndarray, floor_outcomes: np.ndarray, *, seed: int = 0, confidence: float = 0.95, num_resamples: int = NUM_RESAMPLES
+) -> PairedDifference:
+    """How much more often the first policy solves than the second, with a percentile bootstrap over pairs.
+
+    Both arguments are bool [n], for the same pairs in the same order; resampling keeps each pair together.
+    """
+    first, second = _paired(outcomes, floor_outcomes)
+    difference = first.astype(np.float64) - second
+    resampled = difference[_indices(seed, 0, num_resamples, len(difference))].mean(1)
+    estimate = _percentile_estimate(float(difference.mean()), resampled, confidence)
+    return PairedDifference(**estimate, mcnemar_p=mcnemar_p(first, second))
+
+
+def hierarchical_bootstrap(
+    outcomes: Sequence[np.ndarray], *, seed: int = 0, confidence: float = 0.95, num_resamples: int = NUM_RESAMPLES
+) -> Estimate:
+    """The rate over training seeds with an interval that counts both the spread between seeds and that between episodes.
+
+    ``outcomes`` holds one bool [n] per training seed. Each resample draws seeds, then episodes within each drawn seed, both with replacement; the
+    rate is the mean of the seeds' rates.
+    """
+    if not outcomes or any(len(seed_outcomes) == 0 for seed_outcomes in outcomes):
+        raise ConfigError("a hierarchical bootstrap needs at least one training seed with at least one episode each")
+    rates = np.array([np.mean(seed_outcomes) for seed_outcomes in outcomes])
+    num_seeds = len(outcomes)
+    chosen = _indices(seed, 0, num_resamples, num_seeds)  # [R, seeds]
+    resampled = np.zeros(chosen.shape)
+    for slot in range(num_seeds):
+        # One stream per slot: a seed drawn twice in a resample gets two independent draws of its episodes.
+        for index, seed_outcomes in enumerate(outcomes):
+            rows = np.flatnonzero(chosen[:, slot] == index)
+            draws = _indices(seed, 1 + slot * num_seeds + index, len(rows), len(seed_outcomes))
+            resampled[rows, slot] = np.asarray(seed_outcomes, dtype=np.float64)[draws].mean(1)
+    return _percentile_estimate(float(rates.mean()), resampled.mean(1), confidence)
+
+
+def _percentile_estimate(rate: float, resampled: np.ndarray, confidence: float) -> Estimate:
+    _require_confidence(confidence)
+    low, high = np.quantile(resampled, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return Estimate(rate=rate, low=float(low), high=float(high))
+
+
+def _indices(seed: int, stream: int, num_rows: int, n: int) -> np.ndarray:
+    """int64 [num_rows, n]: uniform indices below ``n``."""
+    bits = np.random.Philox(key=[seed, stream]).random_raw(num_rows * n)
+    # The top 32 bits times n, shifted back: no modulo bias worth the name, and no dependence on how a numpy version draws bounded integers.
+    return ((bits >> np.uint64(32)) * np.uint64(n) >> np.uint64(32)).astype(np.int64).reshape(num_rows, n)
+
+
+def _paired(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    first, second = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    if first.shape != second.shape or first.ndim != 1 or len(first) == 0:
+        raise ConfigError(f"a paired comparison needs two outcome vectors for the same pairs, got shapes {first.shape} and {second.shape}")
+    return first, second
+
+
+def _require_confidence(confidence: float) -> None:
+    if not 0.0 < confidence < 1.0:
+        raise ConfigError(f"confidence must be in (0, 1), got {confidence:g}")

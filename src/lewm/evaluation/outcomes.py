@@ -1,0 +1,199 @@
+"""What happened when a policy tried to reach goals: the one loop that model policies, floors, ceilings and replays all go through.
+
+Axes: E episode, N env step, a action.
+
+An episode is solved when it first satisfies the world's predicate after an env step within its budget (latched), and over when it is solved,
+terminated or out of budget. Rows of a batch do not influence each other, so replaying the executed actions gives the same outcomes.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lewm.envs.base import GoalEnv, GoalEnvBatch, ScriptedPolicy, make_batch
+from lewm.envs.policies import POLICIES
+from lewm.errors import EnvError, UnknownNameError
+from lewm.registry import ENVS, did_you_mean
+from lewm.schema import ActionSpec
+
+if TYPE_CHECKING:  # importing it would import torch, which a verification does not need
+    from lewm.planning.base import Policy
+
+FLOORS = {"random": "random", "no_op": "no-op", "block_random": "block-random"}
+"""Name in a result -> scripted policy: what blind policies achieve."""
+CEILING = "expert-noiseless"
+"""The scripted policy, where a world has it, that shows what can be reached."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one episode."""
+
+    first_hit: int | None
+    """Env steps until the goal was first reached, None if it was not."""
+    actions: np.ndarray
+    """Executed actions up to the first hit or the end of the budget: float32 [N, a] in env units, int64 [N] if discrete."""
+
+    @property
+    def solved(self) -> bool:
+        """Whether the goal was reached within the budget."""
+        return self.first_hit is not None
+
+
+@dataclass(kw_only=True)
+class PlanTimes:
+    """How long the calls that made plans took: one entry per call."""
+
+    seconds: list[float] = field(default_factory=list)
+    num_episodes: list[int] = field(default_factory=list)
+    """Plans made by that call."""
+
+    def per_plan_ms(self) -> np.ndarray:
+        """float64 [calls]: time of a call divided by its plans."""
+        return 1e3 * np.array(self.seconds) / np.maximum(1, np.array(self.num_episodes))
+
+
+class NoOpPolicy:
+    """Does nothing: the action nearest to zero, or choice 0."""
+
+    def reset(self, envs: GoalEnvBatch, seeds: Sequence[int], max_env_steps: int) -> None:
+        """Nothing to prepare."""
+
+    def act(self, envs: GoalEnvBatch) -> np.ndarray:
+        """float32 [E, a], or int64 [E] for discrete actions."""
+        return no_op_actions(envs.action_spec, envs.num_envs)
+
+
+def scripted_policy(env: str, name: str) -> ScriptedPolicy:
+    """A scripted policy with its default settings: one of the world's own, or ``random``, ``block-random``, ``no-op``."""
+    env_class: type[GoalEnv] = ENVS.load(env)
+    policies: dict[str, type[ScriptedPolicy]] = {"no-op": NoOpPolicy, **POLICIES, **env_class.POLICIES}
+    if name not in policies:
+        raise UnknownNameError(f"unknown policy {name!r} for env {env!r}.{did_you_mean(name, policies)}")
+    return policies[name]()
+
+
+def has_ceiling(env: str) -> bool:
+    """Whether the world knows an expert that goes for a goal without noise."""
+    env_class: type[GoalEnv] = ENVS.load(env)
+    return CEILING in env_class.POLICIES
+
+
+def no_op_actions(spec: ActionSpec, num_envs: int) -> np.ndarray:
+    """Actions that do nothing, for each episode."""
+    if spec.kind == "discrete":
+        return np.zeros(num_envs, dtype=np.int64)
+    zero = np.clip(np.zeros(spec.dimension), spec.low, spec.high).astype(np.float32)
+    return np.tile(zero, (num_envs, 1))
+
+
+def start_batch(env: str, env_options: dict[str, Any], start_states: Sequence[bytes], goal_states: Sequence[bytes]) -> GoalEnvBatch:
+    """Episodes that begin in the given states with the given goals."""
+    envs = make_batch(env, len(start_states), **env_options)
+    envs.set_states(start_states)
+    envs.set_goals(goal_states)
+    return envs
+
+
+def run_scripted(envs: GoalEnvBatch, policy: ScriptedPolicy, seeds: Sequence[int], budget_env_steps: int) -> list[Outcome]:
+    """Let a scripted policy try for ``budget_env_steps``."""
+    policy.reset(envs, seeds, budget_env_steps)
+    return _step_through(envs, budget_env_steps, lambda _step: policy.act(envs))
+
+
+def replay(envs: GoalEnvBatch, actions: Sequence[np.ndarray], budget_env_steps: int) -> list[Outcome]:
+    """Execute recorded actions, one array [N, a] per episode; ``EnvError`` if an episode has not as many as it needs, or more."""
+    padded = no_op_actions(envs.action_spec, envs.num_envs)
+    table = np.repeat(padded[None], budget_env_steps, axis=0)  # N E a
+    for row, episode_actions in enumerate(actions):
+        if len(episode_actions) > budget_env_steps:
+            raise EnvError(f"episode {row} has {len(episode_actions)} actions, more than its budget of {budget_env_steps} env steps")
+        table[: len(episode_actions), row] = episode_actions
+    outcomes = _step_through(envs, budget_env_steps, lambda step: table[step])
+    for row, (outcome, episode_actions) in enumerate(zip(outcomes, actions, strict=True)):
+        if len(outcome.actions) != len(episode_actions):
+            raise EnvError(f"episode {row} has {len(episode_actions)} actions; it is over after {len(outcome.actions)} env steps")
+    return outcomes
+
+
+def _step_through(envs: GoalEnvBatch, budget_env_steps: int, choose: Callable[[int], np.ndarray]) -> list[Outcome]:
+    """The loop: episodes that are over go on being stepped, but nothing of them is recorded."""
+    ends = np.full(envs.num_envs, budget_env_steps)
+    first_hits = np.zeros(envs.num_envs, dtype=np.int64)
+    is_running = np.ones(envs.num_envs, dtype=bool)
+    executed = []
+    for step in range(budget_env_steps):
+        actions = choose(step)
+        executed.append(actions)
+        _, terminated = envs.step(actions)
+        hits = is_running & envs.is_solved()
+        first_hits[hits] = step + 1
+        over = hits | (is_running & terminated)
+        ends[over] = step + 1
+        is_running &= ~over
+        if not is_running.any():
+            break
+    history = np.stack(executed)  # N E a
+    return [
+        Outcome(first_hit=int(hit) or None, actions=np.ascontiguousarray(history[:end, row]))
+        for row, (hit, end) in enumerate(zip(first_hits, ends, strict=True))
+    ]
+
+
+def run_policy(
+    policy: "Policy",
+    env: str,
+    env_options: dict[str, Any],
+    start_states: Sequence[bytes],
+    goal_states: Sequence[bytes],
+    seeds: Sequence[int],
+    budget_env_steps: int,
+    *,
+    times: PlanTimes | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Outcome]:
+    """Let a policy that sees only frames try all pairs in one batch; episodes that are over drop out before the next plan.
+
+    Goals are drawn once, frames only when the policy asks. ``times`` collects what plans cost; ``progress`` is told (env step, episodes running).
+    """
+    envs = start_batch(env, env_options, start_states, goal_states)
+    state = policy.reset(envs.observe_goals(), list(seeds))
+    goals = list(goal_states)
+    rows = np.arange(len(goals))  # which episode each row of the batch is
+    is_over = np.zeros(len(goals), dtype=bool)
+    first_hits: list[int | None] = [None] * len(goals)
+    executed: list[list[np.ndarray]] = [[] for _ in goals]
+    for step in range(budget_env_steps):
+        if is_over[rows].any() and policy.needs_frame(state):
+            keep = np.flatnonzero(~is_over[rows])
+            state, states = policy.select(state, keep), envs.get_states()
+            rows = rows[keep]
+            envs = start_batch(env, env_options, [states[i] for i in keep], [goals[row] for row in rows])
+        observation = envs.observe() if policy.needs_frame(state) else None
+        start_s = time.perf_counter()
+        plans_before = _num_plans(state)
+        actions, state = policy.act(observation, state)
+        if times is not None and observation is not None and (num_plans := len(rows) if plans_before is None else _num_plans(state) - plans_before):
+            times.seconds.append(time.perf_counter() - start_s)
+            times.num_episodes.append(num_plans)
+        _, terminated = envs.step(actions)
+        solved = envs.is_solved()
+        for position, row in enumerate(rows):
+            if not is_over[row]:
+                executed[row].append(actions[position])
+                first_hits[row] = step + 1 if solved[position] else None
+                is_over[row] = solved[position] or terminated[position]
+        if progress is not None:
+            progress(step + 1, int((~is_over).sum()))
+        if is_over.all():
+            break
+    return [Outcome(first_hit=hit, actions=np.stack(actions)) for hit, actions in zip(first_hits, executed, strict=True)]
+
+
+def _num_plans(state: Any) -> Any:
+    """Plans made so far, over all episodes, by policies that count them (None: each look at a frame counts as a plan)."""
+    num_plans = getattr(state, "num_plans", None)
+    return None if num_plans is None else int(np.sum(num_plans))

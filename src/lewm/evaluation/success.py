@@ -1,0 +1,188 @@
+"""``lewm eval success``: does the policy reach goals that it never trained on, and by how much more often than blind policies?"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lewm.evaluation.outcomes import Outcome, PlanTimes, run_policy
+from lewm.evaluation.protocol import Manifest, check_disjoint, make_manifest
+from lewm.evaluation.results import assemble, run_references
+from lewm.versions import versions
+
+if TYPE_CHECKING:  # importing it would import torch, which reading a result does not need
+    from lewm.planning.base import Policy
+
+Progress = Callable[[str], None]
+NUM_LATENCY_EPISODES = 20
+
+
+def evaluate_success(
+    policy: "Policy",
+    *,
+    env: str,
+    env_options: dict[str, Any],
+    distances: Sequence[int],
+    num_pairs: int,
+    seed: int,
+    protocol: str = "heldout",
+    planner: dict[str, Any],
+    checkpoint_sha256: str,
+    dataset_sha256: str,
+    training_episode_seeds: np.ndarray | None,
+    command: str,
+    num_latency_episodes: int = NUM_LATENCY_EPISODES,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Make the pairs, let the policy try them, and return the result as JSON-ready values with floors, ceiling, intervals and hashes.
+
+    ``num_pairs`` per distance and stratum. ``training_episode_seeds`` proves that no pair comes from a training episode (``DataError``
+    otherwise); None where the training set is not known. What the fields mean is in ``results.py``.
+    """
+    if progress is not None:
+        progress(f"making {num_pairs} pairs per distance and stratum")
+    manifest = make_manifest(env, env_options, distances=distances, num_pairs=num_pairs, seed=seed, protocol=protocol)
+    if training_episode_seeds is not None:
+        check_disjoint(manifest, training_episode_seeds)
+    return evaluate(
+        policy,
+        manifest,
+        num_latency_episodes=num_latency_episodes,
+        progress=progress,
+        unverified={
+            "checkpoint_sha256": checkpoint_sha256,
+            "dataset_sha256": dataset_sha256,
+            "num_training_episodes": None if training_episode_seeds is None else len(training_episode_seeds),
+            "planner": planner,
+            "command": command,
+        },
+    )
+
+
+def evaluate(
+    policy: "Policy",
+    manifest: Manifest,
+    *,
+    unverified: dict[str, Any] | None = None,
+    num_latency_episodes: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The result of a policy on the pairs of a manifest. ``unverified`` adds what is known about the policy (checkpoint, planner, ...)."""
+    outcomes, times = run_episodes(policy, manifest, progress=progress)
+    single = time_single_plans(policy, manifest, num_latency_episodes)
+    defaults = {"checkpoint_sha256": None, "dataset_sha256": None, "num_training_episodes": None, "planner": {}, "command": ""}
+    measured = {"plan_ms": _plan_ms(times, single), "versions": versions()}
+    if progress is not None:
+        progress("running floors and expert")
+    return assemble(manifest, outcomes, run_references(manifest), defaults | (unverified or {}) | measured)
+
+
+def run_episodes(policy: "Policy", manifest: Manifest, *, progress: Progress | None = None) -> tuple[dict[str, Outcome], PlanTimes]:
+    """Let a policy try every pair, all pairs of a distance in one batch: outcomes by pair id, and what planning cost."""
+    outcomes: dict[str, Outcome] = {}
+    times = PlanTimes()
+    for distance in manifest.distances:
+        pairs = manifest.at(distance)
+        found = run_policy(
+            policy,
+            manifest.env,
+            manifest.env_options,
+            [pair.start_state for pair in pairs],
+            [pair.goal_state for pair in pairs],
+            [manifest.policy_seed(pair) for pair in pairs],
+            pairs[0].budget_env_steps,
+            times=times,
+            progress=None if progress is None else _step_progress(progress, distance, len(pairs)),
+        )
+        outcomes |= {pair.id: outcome for pair, outcome in zip(pairs, found, strict=True)}
+    return outcomes, times
+
+
+def time_single_plans(policy: "Policy", manifest: Manifest, num_episodes: int) -> PlanTimes:
+    """What a plan costs when nothing shares its batch: the first plan of some episodes, one at a time."""
+    times = PlanTimes()
+    for pair in manifest.pairs[:num_episodes]:
+        run_policy(
+            policy,
+            manifest.env,
+            manifest.env_options,
+            [pair.start_state],
+            [pair.goal_state],
+            [manifest.policy_seed(pair)],
+            1,
+            times=times,
+        )
+    return times
+
+
+def success_table(result: dict[str, Any]) -> str:
+    """The result as plain text: one line per distance and stratum, each rate with its interval, floors and n."""
+    header = (
+        "D",
+        "stratum",
+        "n",
+        "budget",
+        "success [95 %]",
+        "random",
+        "no-op",
+        "block-random",
+        "expert",
+        "median steps",
+        "- strongest floor [95 %]",
+    )
+    rows = [header]
+    for distance, entry in result["by_distance"].items():
+        for stratum, fields in entry["strata"].items():
+            difference, median = fields["paired_difference"], fields["steps_to_success"]["median"]
+            rows.append(
+                (
+                    distance,
+                    stratum,
+                    str(fields["n"]),
+                    str(fields["budget_env_steps"]),
+                    _interval(fields["success"]),
+                    *(_interval(fields[name]) for name in ("random", "no_op", "block_random", "expert")),
+                    "-" if median is None else f"{median:g}",
+                    f"{_interval(difference)} p={difference['mcnemar_p']:.1g}",
+                )
+            )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    plan_ms, protocol = result["plan_ms"], result["protocol"]
+    single = plan_ms["single_episode"]
+    alone = "" if single is None else f"; alone p50 {single['p50']:.0f} ms, p95 {single['p95']:.0f} ms"
+    lines.append(f"one plan, amortised over its batch: p50 {_number(plan_ms['p50'])} ms, p95 {_number(plan_ms['p95'])} ms{alone}")
+    lines.append(f"{result['env']}, protocol {protocol['name']} v{protocol['version']}, manifest {protocol['manifest_sha256'][:12]}")
+    return "\n".join(lines)
+
+
+def _plan_ms(times: PlanTimes, single: PlanTimes) -> dict[str, Any]:
+    return {
+        **_quantiles(times),
+        "meaning": "a call of the planner divided by the episodes it planned for",
+        "single_episode": _quantiles(single) if single.seconds else None,
+    }
+
+
+def _quantiles(times: PlanTimes) -> dict[str, Any]:
+    per_plan = times.per_plan_ms()
+    if len(per_plan) == 0:
+        return {"p50": None, "p95": None, "num_calls": 0}
+    p50, p95 = np.quantile(per_plan, [0.5, 0.95])
+    return {"p50": round(float(p50), 3), "p95": round(float(p95), 3), "num_calls": len(per_plan)}
+
+
+def _step_progress(progress: Progress, distance: int, num_pairs: int) -> Callable[[int, int], None]:
+    def report(env_step: int, num_running: int) -> None:
+        if env_step % 10 == 0 or num_running == 0:
+            progress(f"D = {distance}: env step {env_step} of {2 * distance}, {num_running} of {num_pairs} episodes running")
+
+    return report
+
+
+def _interval(estimate: dict[str, float] | None) -> str:
+    return "-" if estimate is None else f"{estimate['rate']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

@@ -1,0 +1,195 @@
+"""``lewm verify``: check a result file without the model, without torch and without trusting whoever wrote it.
+
+The pairs are made again from the manifest's seed, the executed actions are replayed in the simulator, the floors and the ceiling are run again, and
+every number that follows is recomputed and compared. What this cannot see: whether the recorded actions came from the named checkpoint, and
+the fields listed under ``unverified``. Those, and edits of actions that change no outcome, are guarded only by ``content_sha256``, which catches an
+accident or a careless edit but not an author who writes a new hash.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lewm.errors import LewmError, VerificationError
+from lewm.evaluation.outcomes import Outcome, replay
+from lewm.evaluation.protocol import PROTOCOLS, Manifest, make_manifest
+from lewm.evaluation.results import FORMAT, UNVERIFIED, assemble, content_sha256, decode_actions, pair_batch, run_references
+
+RELATIVE_TOLERANCE = 1e-9
+"""For recomputed floats: another machine may round the last bit of an interval differently."""
+CHECKED = (
+    "the pairs follow from their seeds",
+    "the manifest has the hash that it claims",
+    "the executed actions lead to the outcomes",
+    "floors and expert do as well as claimed on the same pairs",
+    "rates, intervals, paired differences, steps to success, counts and headline follow from the outcomes",
+    "the file has not been edited since it was written (content_sha256)",
+)
+_SETTINGS: dict[str, type] = {
+    "env": str,
+    "env_version": int,
+    "env_options": dict,
+    "protocol": str,
+    "protocol_version": int,
+    "seed": int,
+    "num_pairs": int,
+}
+
+
+def verify_result(source: Path | str | dict[str, Any]) -> dict[str, Any]:
+    """Recompute a result of ``lewm eval success``; what was checked and what cannot be, JSON-ready.
+
+    ``VerificationError`` naming the first field that does not follow, with the value in the file and the recomputed one.
+    """
+    result = source if isinstance(source, dict) else _read(Path(source))
+    for name, expected in (("evaluation", "success"), ("format", FORMAT)):
+        if not _is_same(result.get(name), expected):
+            _refuse(name, result.get(name), expected)
+    missing = [name for name in UNVERIFIED if name not in result]
+    if missing:
+        raise VerificationError(f"{missing[0]} is missing from the result")
+    manifest = _verified_manifest(result)
+    outcomes = _replayed(result, manifest)
+    rebuilt = assemble(manifest, outcomes, run_references(manifest), {name: result[name] for name in UNVERIFIED})
+    _compare("", _without_hash(result), _without_hash(json.loads(json.dumps(rebuilt))))
+    if result.get("content_sha256") != (recomputed := content_sha256(result)):
+        raise VerificationError(
+            f"content_sha256 is {result.get('content_sha256')!r} in the file and {recomputed!r} recomputed: "
+            f"an action that changes no outcome, or one of {', '.join(UNVERIFIED)}, was edited"
+        )
+    num_episodes = len(outcomes)
+    return {
+        "verification": "success",
+        "format": 1,
+        "is_verified": True,
+        "num_episodes": num_episodes,
+        "manifest_sha256": manifest.sha256,
+        "checked": list(CHECKED),
+        "unverified": list(UNVERIFIED),
+        "summary": f"{num_episodes} episodes of {manifest.env} replayed; every outcome, floor, rate and interval follows from them",
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        result = json.loads(path.read_text(), parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+    except OSError as error:
+        raise VerificationError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise VerificationError(f"{str(path)!r} is not a valid result: {error}") from None
+    if not isinstance(result, dict):
+        raise VerificationError(f"{str(path)!r} must hold a JSON object, such as `lewm eval success --json FILE` writes")
+    return result
+
+
+def _verified_manifest(result: dict[str, Any]) -> Manifest:
+    """The manifest in the result, once its hash is right and its pairs have been made again from its seed."""
+    values, protocol = result.get("manifest"), result.get("protocol")
+    if not isinstance(values, dict) or not isinstance(protocol, dict):
+        raise VerificationError("manifest and protocol must both be JSON objects in a result")
+    for name, kind in _SETTINGS.items():
+        if type(values.get(name)) is not kind:
+            raise VerificationError(f"manifest.{name} must be of type {kind.__name__}, got {values.get(name)!r}")
+    distances, pairs, strata = (values.get(name) for name in ("distances", "pairs", "strata"))
+    if not all(isinstance(value, list) for value in (distances, pairs, strata)) or not all(type(distance) is int for distance in distances):
+        raise VerificationError("manifest.distances, manifest.pairs and manifest.strata must be lists, the first of whole numbers")
+    try:
+        manifest = Manifest.from_dict(values)
+    except LewmError as error:
+        raise VerificationError(f"manifest: {error}") from error
+    if protocol.get("manifest_sha256") != manifest.sha256:
+        _refuse("protocol.manifest_sha256", protocol.get("manifest_sha256"), manifest.sha256)
+    num_expected = manifest.num_pairs * len(distances) * len(strata)
+    if len(manifest.pairs) != num_expected:  # before making them: a made-up count must not keep us busy for ever
+        _refuse("manifest.pairs", f"{len(manifest.pairs)} pairs", f"{num_expected} pairs")
+    if manifest.protocol in PROTOCOLS and manifest.protocol_version != PROTOCOLS[manifest.protocol]:
+        _refuse("manifest.protocol_version", manifest.protocol_version, PROTOCOLS[manifest.protocol])
+    try:
+        again = make_manifest(
+            manifest.env,
+            manifest.env_options,
+            distances=manifest.distances,
+            num_pairs=manifest.num_pairs,
+            seed=manifest.seed,
+            protocol=manifest.protocol,
+        )
+    except LewmError as error:
+        raise VerificationError(f"manifest: its pairs cannot be made again: {error}") from error
+    _compare("manifest", values, again.to_dict())
+    return manifest
+
+
+def _replayed(result: dict[str, Any], manifest: Manifest) -> dict[str, Outcome]:
+    """Outcomes by pair id, from the simulator."""
+    episodes = result.get("episodes")
+    if not isinstance(episodes, list) or len(episodes) != len(manifest.pairs):
+        raise VerificationError(f"episodes must be a list with one entry for each of the {len(manifest.pairs)} pairs")
+    position = {pair.id: index for index, pair in enumerate(manifest.pairs)}
+    outcomes: dict[str, Outcome] = {}
+    for distance in manifest.distances:
+        pairs = manifest.at(distance)
+        envs = pair_batch(manifest, pairs)
+        actions = []
+        for pair in pairs:
+            entry = episodes[position[pair.id]]
+            path = f"episodes.{position[pair.id]}"
+            if not isinstance(entry, dict) or entry.get("pair") != pair.id:
+                _refuse(f"{path}.pair", entry.get("pair") if isinstance(entry, dict) else entry, pair.id)
+            actions.append(decode_actions(entry.get("actions"), envs.action_spec, f"{path}.actions"))
+        try:
+            found = replay(envs, actions, pairs[0].budget_env_steps)
+        except LewmError as error:
+            raise VerificationError(f"episodes: replaying the actions at D = {distance} from episode {position[pairs[0].id]} on: {error}") from error
+        outcomes |= {pair.id: outcome for pair, outcome in zip(pairs, found, strict=True)}
+    return outcomes
+
+
+def _compare(path: str, found: Any, expected: Any) -> None:
+    """Refuse the first difference between two JSON values, by its path."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for name in sorted(set(found) | set(expected)):
+            inner = f"{path}.{name}" if path else name
+            if name not in found:
+                raise VerificationError(f"{inner} is missing from the result; recomputed: {_short(expected[name])}")
+            if name not in expected:
+                raise VerificationError(f"{inner} is {_short(found[name])} in the file; no such field follows from the episodes")
+            _compare(inner, found[name], expected[name])
+    elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
+        for index, (one, other) in enumerate(zip(found, expected, strict=True)):
+            _compare(f"{path}.{index}", one, other)
+    elif not _is_same(found, expected):
+        _refuse(path, found, expected)
+
+
+def _is_same(found: Any, expected: Any) -> bool:
+    if type(found) is not type(expected):  # 1, 1.0 and true are different in a file
+        return False
+    return (
+        math.isclose(found, expected, rel_tol=RELATIVE_TOLERANCE, abs_tol=RELATIVE_TOLERANCE) if isinstance(found, float) else bool(found == expected)
+    )
+
+
+def _refuse(path: str, found: Any, expected: Any) -> NoReturn:
+    raise VerificationError(f"{path} is {_short(found)} in the file and {_short(expected)} recomputed")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:60]}... ({len(text)} characters)"
+
+
+def _without_hash(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in result.items() if name != "content_sha256"}
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number that a result may hold")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose names are all different: with duplicates, a reader could see another value than the one that was checked."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("an object names the same field twice")
+    return values

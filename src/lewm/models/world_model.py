@@ -1,0 +1,168 @@
+"""The world model: observations to latents, latents and actions to the next latents.
+
+Axes: B batch, E episode, S candidate, H context, T model step, V view, Y X image, P proprioception, D latent, A action block, a env action,
+W width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lewm.config import Config
+from lewm.errors import ConfigError, DataError
+from lewm.models.layers import KeysValues, Projector
+from lewm.models.predictors import ActionEncoder, Predictor
+from lewm.registry import ENCODERS
+from lewm.schema import ActionSpec, Observation, ObservationSpec
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+PROPRIOCEPTION_WIDTH = 32
+"""Size of the embedding of the proprioception, which joins the encoder's features."""
+
+
+class WorldModel(nn.Module):
+    """LeWorldModel (arXiv 2603.19312): an encoder, an action encoder and a causal predictor in latent space.
+
+    All preprocessing is inside: frames come as uint8 and actions in env units, and the statistics that normalise them are buffers, saved with
+    the weights. In eval mode every method is a pure function of its arguments.
+    """
+
+    action_mean: Tensor
+    action_std: Tensor
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, config: Config, observation_spec: ObservationSpec, action_spec: ActionSpec) -> None:
+        super().__init__()
+        model = config.model
+        self.observation_spec, self.action_spec = observation_spec, action_spec
+        self.action_block = config.data.action_block
+        self.latent_dimension, self.history_model_steps = model.latent_dimension, model.history_model_steps
+        self.encoder = ENCODERS.load(config.encoder.name)(config.encoder, observation_spec)
+        feature_width = self.encoder.feature_width
+        if observation_spec.proprioception:
+            self.proprioception = nn.Linear(len(observation_spec.proprioception), PROPRIOCEPTION_WIDTH)
+            feature_width += PROPRIOCEPTION_WIDTH
+        self.projector = Projector(feature_width, model.projector_width, model.latent_dimension)
+        self.action_encoder = ActionEncoder(
+            action_spec.block_dimension(self.action_block), model.action_channels, model.action_embedding_width, config.predictor.width
+        )
+        self.predictor = Predictor(config.predictor, model.latent_dimension, model.history_model_steps)
+        self.prediction_projector = Projector(config.predictor.width, model.projector_width, model.latent_dimension)
+        self.register_buffer("action_mean", torch.zeros(action_spec.dimension))
+        self.register_buffer("action_std", torch.ones(action_spec.dimension))
+        self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN))
+        self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD))
+
+    def set_action_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Take over the mean and standard deviation of the training actions, per raw dimension [a], in env units.
+
+        A dimension that never varies (std 0) is only shifted. One-hot columns are never z-scored: discrete actions keep 0 and 1.
+        """
+        if self.action_spec.kind != "continuous":
+            return
+        if not len(mean) == len(std) == self.action_spec.dimension:
+            raise DataError(f"action statistics need {self.action_spec.dimension} means and standard deviations, got {len(mean)} and {len(std)}")
+        self.action_mean.copy_(torch.as_tensor(mean))
+        stds = torch.as_tensor(std).to(self.action_std)
+        self.action_std.copy_(torch.where(stds > 0, stds, torch.ones_like(stds)))
+
+    def action_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of the training actions, per raw dimension [a], in env units."""
+        return tuple(self.action_mean.tolist()), tuple(self.action_std.tolist())
+
+    def encode(self, observation: Observation[Tensor]) -> Float[Tensor, "*batch D"]:
+        """Latents of observations with any leading axes: frames uint8 [..., V, Y, X, 3] (and proprioception [..., P] if the spec has it).
+
+        ``DataError`` if they are not what the observation spec says.
+        """
+        self._check(observation)
+        frames = observation.frames
+        leading = frames.shape[:-4]
+        features = self.encoder(self._normalised_pixels(frames.flatten(0, -5) if leading else frames[None]))
+        if observation.proprioception is not None and self.observation_spec.proprioception:
+            proprioception = observation.proprioception.to(self.pixel_mean.dtype).reshape(len(features), -1)
+            features = torch.cat([features, self.proprioception(proprioception)], dim=-1)
+        latents: Tensor = self.projector(features)
+        return latents.view(*leading, -1)
+
+    def predict(self, latents: Float[Tensor, "B T D"], blocks: Float[Tensor, "B T A"]) -> Float[Tensor, "B T D"]:
+        """Output t estimates latent t + 1 from the latents and action blocks (env units) up to t; at most ``history_model_steps`` of them."""
+        if latents.shape[1] > self.history_model_steps:
+            raise ConfigError(f"the predictor sees at most {self.history_model_steps} model steps (model.history_model_steps), got {latents.shape[1]}")
+        predicted: Tensor = self.prediction_projector(self.predictor(latents, self.embed_blocks(blocks)))
+        return predicted
+
+    def rollout(
+        self, context: Float[Tensor, "E H D"], past_blocks: Float[Tensor, "E H-1 A"], candidates: Float[Tensor, "E S T A"]
+    ) -> Float[Tensor, "E S T D"]:
+        """Imagine the latents that S candidate sequences of blocks lead to, each from the same H context latents.
+
+        ``past_blocks`` were executed between the context latents. The window of the predictor grows to ``history_model_steps`` and then slides;
+        differentiable in every argument.
+        """
+        num_episodes, num_candidates, num_steps, _ = candidates.shape
+        size = self.history_model_steps
+        shared = context[:, -size:]
+        num_shared = shared.shape[1] - 1  # the newest context latent meets a candidate's own action
+        past_conditions = self.embed_blocks(past_blocks[:, past_blocks.shape[1] - num_shared :])
+        past = [self.predictor.modulations(past_conditions[:, i]) for i in range(num_shared)]
+        rows = num_episodes * num_candidates
+        conditions = self.embed_blocks(candidates).reshape(rows, num_steps, -1)
+        latents = [shared[:, -1].repeat_interleave(num_candidates, dim=0)]
+        modulations: list[list[Tensor]] = []
+        seen: list[KeysValues] | None = None
+        for step in range(num_steps):
+            modulations.append(self.predictor.modulations(conditions[:, step]))
+            first = max(0, num_shared + step + 1 - size)  # first step of the window, counted from the start of the context
+            if step == 0 or first > 0:  # the window is new or has moved, and with it every position
+                kept = slice(min(first, num_shared), num_shared)
+                seen = self._seen_context(shared[:, kept], past[kept], num_candidates)
+                own = slice(max(0, first - num_shared), step + 1)
+            else:
+                own = slice(step, step + 1)
+            features, seen = self.predictor.extend(torch.stack(latents[own], dim=1), _stack_layers(modulations[own]), seen)
+            latents.append(self.prediction_projector(features))
+            if first > num_shared:
+                modulations[first - num_shared - 1] = []  # outside every later window: free its memory
+        return torch.stack(latents[1:], dim=1).unflatten(0, (num_episodes, num_candidates))
+
+    def embed_blocks(self, blocks: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch W"]:
+        """What conditions the predictor: action blocks in env units, z-scored per raw dimension (missing values become the mean), embedded."""
+        mean, std = self.action_mean.repeat(self.action_block), self.action_std.repeat(self.action_block)
+        if blocks.shape[-1] != len(mean):
+            raise DataError(
+                f"an action block has {len(mean)} numbers ({self.action_spec.dimension} per env step x {self.action_block} env steps), got {blocks.shape[-1]}"
+            )
+        embedded: Tensor = self.action_encoder(torch.nan_to_num((blocks.to(mean.dtype) - mean) / std, nan=0.0))
+        return embedded
+
+    def _seen_context(self, latents: Tensor, modulations: list[list[Tensor]], num_candidates: int) -> list[KeysValues] | None:
+        """What the predictor keeps of context steps: computed once per episode and then repeated for each candidate."""
+        if not modulations:
+            return None
+        _, seen = self.predictor.extend(latents, _stack_layers(modulations))
+        return [(key.repeat_interleave(num_candidates, dim=0), value.repeat_interleave(num_candidates, dim=0)) for key, value in seen]
+
+    def _normalised_pixels(self, frames: Tensor) -> Tensor:
+        """uint8 [R, V, Y, X, 3] -> [R, 3 V, Y, X], with the channels last in memory where there is one view."""
+        scale = 1.0 / (255.0 * self.pixel_std)
+        pixels = torch.addcmul(-self.pixel_mean / self.pixel_std, frames.to(scale.dtype), scale)
+        return pixels.permute(0, 1, 4, 2, 3).flatten(1, 2)
+
+    def _check(self, observation: Observation[Tensor]) -> None:
+        frames, shape = observation.frames, self.observation_spec.frame_shape
+        if frames.dtype != torch.uint8 or tuple(frames.shape[-4:]) != shape:
+            raise DataError(f"frames must be uint8 [..., {', '.join(map(str, shape))}] (views, height, width, RGB), got {frames.dtype} {list(frames.shape)}")
+        names, proprioception = self.observation_spec.proprioception, observation.proprioception
+        if names and (proprioception is None or proprioception.shape != (*frames.shape[:-4], len(names))):
+            got = "none" if proprioception is None else list(proprioception.shape)
+            raise DataError(f"proprioception must be [..., {len(names)}] ({', '.join(names)}) beside the frames, got {got}")
+
+
+def _stack_layers(steps: list[list[Tensor]]) -> list[Tensor]:
+    """Modulations per step and layer [R, M] -> per layer [R, T, M]."""
+    return [torch.stack(layer, dim=1) for layer in zip(*steps, strict=True)]

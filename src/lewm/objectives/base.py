@@ -1,0 +1,46 @@
+"""What is minimised, as a contract: an objective holds the world model and whatever else it trains."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lewm.config import Config
+from lewm.models.world_model import WorldModel
+from lewm.schema import Clip
+
+Reduce = Callable[[Tensor], Tensor]
+"""Adds up a tensor over all processes, in a way that autograd sees."""
+
+
+class Objective(nn.Module, ABC):
+    """A loss over clips, with the networks that it trains.
+
+    ``seed`` is the run's: what an objective draws at random is a function of (seed, step). ``reduce`` is given when several processes share a
+    batch.
+    """
+
+    clip_columns: ClassVar[tuple[str, ...]] = ("frames", "blocks")
+    """What it needs of a ``Clip``: of frames, proprioception, blocks, rewards, labels."""
+    tunable_weights: ClassVar[tuple[str, ...]] = ("weight",)
+    """Names in ``config.objective`` that balance its terms."""
+    checkpoint_networks: ClassVar[tuple[str, ...]] = ("world_model",)
+    """Its networks that belong in a checkpoint."""
+    trainer_networks: ClassVar[tuple[str, ...]] = ()
+    """Its networks that only resuming needs, such as a target encoder."""
+
+    def __init__(self, config: Config, world_model: WorldModel, *, seed: int, reduce: Reduce | None = None) -> None:
+        super().__init__()
+        self.config = config.objective
+        self.world_model = world_model
+        self.seed = seed
+        self.reduce = reduce
+
+    @abstractmethod
+    def forward(self, clip: Clip[Tensor], step: int) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+        """The loss of a clip at an optimiser step, and its terms by name, detached: what ``metrics.jsonl`` shows."""
+
+    def after_step(self) -> None:  # noqa: B027  (most objectives have nothing to do)
+        """Called after each optimiser step: where a target network follows its teacher."""

@@ -1,0 +1,35 @@
+"""LeWorldModel's objective: predict the next latent, and keep the latents Gaussian.
+
+Axes: B batch, T model step, D latent, M direction.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lewm.objectives.base import Objective
+from lewm.objectives.sigreg import random_directions, sigreg
+from lewm.schema import Clip
+
+
+class LeWMObjective(Objective):
+    """mean (predicted - next latent)^2 + weight * SIGReg (arXiv 2603.19312, eq. 1), with gradients through the targets too.
+
+    No stop-gradient, no moving average, no decoder: SIGReg alone keeps the latents from collapsing, so weight 0 collapses.
+    """
+
+    def forward(self, clip: Clip[Tensor], step: int) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+        """Terms: ``prediction_loss`` and ``sigreg`` (reported even at weight 0)."""
+        latents = self.world_model.encode(clip.observations)  # [B, T+1, D]
+        predicted = self.world_model.predict(latents[:, :-1], clip.blocks)
+        prediction_loss = (predicted - latents[:, 1:]).float().square().mean()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.weight > 0):
+            statistic = self._sigreg(latents, step)
+        loss = prediction_loss + self.config.weight * statistic
+        return loss, {"prediction_loss": prediction_loss.detach(), "sigreg": statistic.detach()}
+
+    def _sigreg(self, latents: Float[Tensor, "B T D"], step: int) -> Float[Tensor, ""]:
+        """Of each time step over the batch, with directions that all processes share."""
+        directions = random_directions(latents.shape[-1], self.config.num_directions, seed=self.seed, step=step, device=latents.device)
+        with torch.autocast(latents.device.type, enabled=False):
+            return sigreg(latents.float().transpose(0, 1), directions, knots=self.config.num_knots, reduce=self.reduce)

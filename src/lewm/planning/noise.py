@@ -1,0 +1,46 @@
+"""Random numbers for searches: the same whatever the batch, the device and the order of the calls.
+
+Axes: E episode, S candidate, T model step, A action block, N env step, a env action.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def episode_generator(episode_seed: int, plan_index: int, iteration: int) -> np.random.Generator:
+    """A counter-based generator (Philox) that depends on these three numbers and nothing else."""
+    key = np.array([episode_seed & 0xFFFF_FFFF_FFFF_FFFF, 0], dtype=np.uint64)
+    counter = np.array([0, 0, iteration, plan_index], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def smoothed_noise(
+    seeds: Sequence[tuple[int, int]],
+    iteration: int,
+    *,
+    num_candidates: int,
+    num_env_steps: int,
+    action_dimension: int,
+    smoothing: float,
+    window_env_steps: int,
+) -> Float[Tensor, "E S N a"]:
+    """Standard normal noise of which the share ``smoothing`` of the variance is a moving average over env steps, the rest white.
+
+    White noise over many env steps hardly moves an agent; the moving part explores further at the same standard deviation.
+    ``seeds`` holds (episode seed, plan index) per episode.
+    """
+    shape = (num_candidates, num_env_steps, action_dimension)
+    noise = np.empty((len(seeds), *shape), dtype=np.float32)
+    for row, (episode_seed, plan_index) in enumerate(seeds):
+        generator = episode_generator(episode_seed, plan_index, iteration)
+        noise[row] = generator.standard_normal(shape, dtype=np.float32)
+        if smoothing > 0:
+            longer = (num_candidates, num_env_steps + window_env_steps - 1, action_dimension)
+            steps = generator.standard_normal(longer, dtype=np.float32)
+            moving = sum(steps[:, shift : shift + num_env_steps] for shift in range(window_env_steps)) / np.sqrt(window_env_steps, dtype=np.float32)
+            noise[row] = np.sqrt(1 - smoothing, dtype=np.float32) * noise[row] + np.sqrt(smoothing, dtype=np.float32) * moving
+    return torch.from_numpy(noise)

@@ -1,0 +1,318 @@
+"""The training loop, top to bottom: batches in, optimiser steps, metrics, collapse monitor, checkpoints.
+
+A run is a pure function of (configuration, dataset): batch k, its directions, its noise and its dropout depend on (seed, k) alone, so an
+interrupted run that is resumed ends bit for bit where an uninterrupted one does (on a CPU with the same number of threads).
+"""
+
+import dataclasses
+import logging
+import math
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from lewm.checkpoint import checkpoint_path, list_checkpoints, load_trainer, save_checkpoint
+from lewm.config import Config, to_dict, to_toml
+from lewm.data.clips import ClipSampler, Prefetcher
+from lewm.data.episodes import EpisodeStore
+from lewm.data.splits import split_episodes
+from lewm.distributed import all_reduce_sum, synchronise_batch_norm
+from lewm.errors import ConfigError, DeviceError, TrainingError
+from lewm.evaluation.collapse import judge_training, measure_collapse
+from lewm.models.world_model import WorldModel
+from lewm.objectives.base import Objective
+from lewm.registry import OBJECTIVES
+from lewm.run_directory import MetricsLog, prepare_run
+from lewm.schema import Clip, Observation
+from lewm.versions import versions
+
+logger = logging.getLogger(__name__)
+
+EXPLODED_LOSS = 1e6
+NUM_MONITOR_CLIPS = 128
+
+
+class Progress(Protocol):
+    """Somebody who watches a run: the command line's progress bar, a notebook, a test."""
+
+    def update(self, step: int, num_steps: int, values: dict[str, float]) -> None:
+        """Called when metrics are logged."""
+
+    def message(self, text: str) -> None:
+        """Called when something happens that a person should know at once."""
+
+    def close(self) -> None:
+        """Called when the run ends, however it ends."""
+
+
+def train(
+    config: Config,
+    *,
+    data: Path | str,
+    out: Path | str,
+    resume: bool = False,
+    command: str = "",
+    progress: Callable[[], Progress] | None = None,
+) -> Path:
+    """Train a world model on the episodes at ``data`` and write a run directory to ``out``, which is returned.
+
+    ``progress`` makes the watcher (in the process that reports, hence a factory). Errors: ``ConfigError`` if ``out`` exists without ``resume`` or
+    the configuration does not fit the data, ``DeviceError``, ``DataError``, ``TrainingError`` when the loss is not finite or on a collapse that
+    should stop the run.
+    """
+    check_device(config)
+    options = config.train
+    if options.num_threads is not None:
+        torch.set_num_threads(options.num_threads)
+    is_launched_outside = "LOCAL_RANK" in os.environ  # torchrun or fabric run started the processes
+    strategy = "auto" if options.num_devices == 1 else ("ddp" if is_launched_outside else "ddp_spawn")
+    fabric = Fabric(accelerator=options.device, devices=options.num_devices, strategy=strategy, precision=options.precision)
+    prepare_run(Path(out), to_toml(config), resume=resume)
+    fabric.launch(_train_on_rank, config, Path(data), Path(out), resume, command, progress)
+    return Path(out)
+
+
+def dry_run(config: Config, *, data: Path | str) -> None:
+    """Everything that a run checks before its first step: device, dataset, clip length, model and frame size. Raises what ``train`` would."""
+    check_device(config)
+    store = EpisodeStore(Path(data))
+    train_ids, validation_ids = split_episodes(store.episode_ids, config.data.validation_fraction, config.data.split_seed)
+    _monitor_clip(store, _windows(config), validation_ids, train_ids)
+    build_objective(config, store, train_ids)
+
+
+def check_device(config: Config) -> None:
+    """``DeviceError`` unless the device that the configuration asks for is there: nothing falls back."""
+    device, count = config.train.device, config.train.num_devices
+    if device == "cuda" and torch.cuda.device_count() < count:
+        found = torch.cuda.device_count()
+        raise DeviceError(
+            f"train.device cuda with {count} device(s) was asked for and {found} were found; install a CUDA build of torch or use --train.device cpu"
+        )
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("train.device mps was asked for and is not available here; use --train.device cpu")
+
+
+def learning_rate(config: Config, step: int) -> float:
+    """Linear warm-up, then a cosine to zero over the schedule, as a pure function of the step."""
+    length = config.train.schedule_num_steps or config.train.num_steps
+    warmup = max(1, round(config.train.warmup_fraction * length))
+    if step < warmup:
+        return config.train.learning_rate * (step + 1) / warmup
+    return config.train.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, length - warmup)))
+
+
+def build_objective(config: Config, store: EpisodeStore, train_ids: np.ndarray, reduce: Callable[[Tensor], Tensor] | None = None) -> Objective:
+    """The objective with a freshly initialised world model that fits the data, its action statistics taken from the training episodes."""
+    torch.manual_seed(config.train.seed)
+    observation_spec = dataclasses.replace(store.observation_spec, stack_offsets_env_steps=config.data.stack_offsets_env_steps)
+    model = WorldModel(config, observation_spec, store.action_spec)
+    if store.action_spec.kind == "continuous":
+        mean, std = store.action_statistics(train_ids)
+        model.set_action_statistics(mean, std)
+    objective: Objective = OBJECTIVES.load(config.objective.name)(config, model, seed=config.train.seed, reduce=reduce)
+    return objective
+
+
+def _train_on_rank(
+    fabric: Fabric, config: Config, data: Path, out: Path, resume: bool, command: str, make_progress: Callable[[], Progress] | None
+) -> None:
+    options = config.train
+    store = EpisodeStore(data)
+    train_ids, validation_ids = split_episodes(store.episode_ids, config.data.validation_fraction, config.data.split_seed)
+    windows = _windows(config)
+    sampler = ClipSampler(
+        store,
+        **windows,
+        episode_ids=train_ids,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    monitor_clip = _monitor_clip(store, windows, validation_ids, train_ids)
+    is_parallel = fabric.world_size > 1
+    objective = build_objective(config, store, train_ids, all_reduce_sum if is_parallel else None)
+    if is_parallel:
+        synchronise_batch_norm(objective)
+    model = objective.world_model
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+    start_step, looks, seconds_before = _restore(out, config, objective, optimizer) if resume else (0, [], 0.0)
+    wrapped, optimizer = fabric.setup(torch.compile(objective) if options.use_compile else objective, optimizer)
+
+    provenance = {
+        "dataset_sha256": store.dataset_sha256,
+        "command": command,
+        "versions": versions(),
+        "hardware": platform.processor() or platform.machine(),
+    }
+    progress = make_progress() if make_progress and fabric.is_global_zero else None
+    metrics = MetricsLog(out, first_step=start_step) if fabric.is_global_zero else None
+    start_s = time.monotonic()
+
+    def save(step: int) -> None:
+        if not fabric.is_global_zero:
+            return
+        elapsed_s = seconds_before + time.monotonic() - start_s
+        tensors, state = _trainer_state(objective, optimizer, step, looks, elapsed_s)
+        save_checkpoint(
+            checkpoint_path(out, step),
+            model,
+            config,
+            step=step,
+            env=store.env,
+            provenance=provenance | {"train_seconds": round(elapsed_s, 1)},
+            trainer_tensors=tensors,
+            trainer_state=state,
+        )
+
+    with Prefetcher(sampler, start_step, num_batches=config.data.num_prefetched_batches) as batches:
+        for step in range(start_step, options.num_steps):
+            clip = next(batches).map(lambda array: torch.from_numpy(array).to(fabric.device, non_blocking=True))
+            clip = add_pixel_noise(clip, options.pixel_noise_std, options.seed, step, sampler.first_row)
+            torch.manual_seed(_step_seed(options.seed, step, fabric.global_rank))  # dropout
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, step)
+            loss, terms = wrapped(clip, step)
+            fabric.backward(loss)
+            gradient_norm = fabric.clip_gradients(wrapped, optimizer, max_norm=options.gradient_clip, error_if_nonfinite=False)
+            is_logging = step % options.log_every_steps == 0 or step + 1 == options.num_steps
+            is_saving = (step + 1) % options.checkpoint_every_steps == 0 or step + 1 == options.num_steps
+            if is_logging or is_saving or fabric.device.type == "cpu":  # elsewhere, reading the loss waits for the device
+                _check_loss(float(loss), step, out)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            objective.after_step()
+
+            if is_logging and metrics is not None:
+                elapsed_s = seconds_before + time.monotonic() - start_s
+                values = {"loss": float(loss)} | {name: float(value) for name, value in terms.items()}
+                values |= {"gradient_norm": float(gradient_norm), "learning_rate": learning_rate(config, step)}
+                values |= {"weight_times_batch": config.objective.weight * options.batch_size, "seconds": round(elapsed_s, 3)}
+                metrics.write(step, values)
+                if progress is not None:
+                    progress.update(step + 1, options.num_steps, values)
+            if (step + 1) % options.monitor_every_steps == 0 or step + 1 == options.num_steps:
+                looks.append(_look(model, objective, monitor_clip.map(lambda a: a.to(fabric.device)), step))
+                verdict = judge_training(looks, num_steps=options.num_steps)
+                if metrics is not None:
+                    metrics.write(step, {"monitor": looks[-1] | {"verdict": verdict.name, "reasons": list(verdict.reasons)}})
+                if verdict.is_alarm:
+                    _report_collapse(verdict.name, verdict.reasons, step, options.on_collapse, progress, lambda at=step: save(at + 1))
+            if is_saving:
+                save(step + 1)
+    fabric.barrier()
+
+
+def add_pixel_noise(clip: Clip[Tensor], std: float, seed: int, step: int, first_row: int = 0) -> Clip[Tensor]:
+    """The clip with Gaussian noise on its frames (std as a share of 0..1), a function of (seed, step, row in the global batch)."""
+    if std == 0:
+        return clip
+    frames = clip.observations.frames
+    noisy = torch.empty_like(frames)
+    for row in range(len(frames)):
+        generator = torch.Generator(frames.device).manual_seed(_step_seed(seed, step, 1 + first_row + row))
+        noise = torch.randn(frames.shape[1:], generator=generator, device=frames.device).mul_(255 * std)
+        noisy[row] = noise.add_(frames[row]).round_().clamp_(0, 255).to(torch.uint8)
+    return dataclasses.replace(clip, observations=Observation(noisy, clip.observations.proprioception))
+
+
+def _windows(config: Config) -> dict[str, Any]:
+    names = ("num_transitions", "action_block", "stack_offsets_env_steps")
+    return {name: getattr(config.data, name) for name in names}
+
+
+def _monitor_clip(store: EpisodeStore, windows: dict[str, Any], validation_ids: np.ndarray, train_ids: np.ndarray) -> Clip[Tensor]:
+    """A fixed batch of held-out clips."""
+    if len(validation_ids) == 0:
+        logger.warning(
+            "no episode is held out (data.validation_fraction is 0 or there are few episodes): the collapse monitor looks at training clips"
+        )
+    ids = validation_ids if len(validation_ids) else train_ids
+    sampler = ClipSampler(store, **windows, episode_ids=ids, batch_size=NUM_MONITOR_CLIPS, seed=0)
+    return sampler.batch(0).map(torch.from_numpy)
+
+
+@torch.no_grad()
+def _look(model: WorldModel, objective: Objective, clip: Clip[Tensor], step: int) -> dict[str, float]:
+    """One look of the collapse monitor at held-out clips, in evaluation mode."""
+    objective.eval()
+    try:
+        return {"step": step} | measure_collapse(model, clip)
+    finally:
+        objective.train()
+
+
+def _report_collapse(name: str, reasons: tuple[str, ...], step: int, on_collapse: str, progress: Progress | None, save: Callable[[], None]) -> None:
+    text = f"step {step}: {name}: {'; '.join(reasons)}"
+    if on_collapse == "stop":
+        save()
+        raise TrainingError(f"{text}. Stopped because of --on-collapse stop; raise objective.weight, or use --on-collapse warn to go on")
+    if progress is not None:
+        progress.message(text)
+    logger.warning(text)
+
+
+def _check_loss(loss: float, step: int, out: Path) -> None:
+    if math.isfinite(loss) and loss < EXPLODED_LOSS:
+        return
+    saved = list_checkpoints(out)
+    last_good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was written yet"
+    raise TrainingError(
+        f"the loss is {loss:g} at step {step}; {last_good}. Lower train.learning_rate or train.gradient_clip, or check the data with `lewm info DIR --verify`"
+    )
+
+
+def _step_seed(seed: int, step: int, stream: int) -> int:
+    return int(np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _trainer_state(
+    objective: Objective, optimizer: torch.optim.Optimizer, step: int, looks: list[dict[str, float]], elapsed_s: float
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors = {f"objective.{name}": tensor for name, tensor in objective.state_dict().items() if not name.startswith("world_model.")}
+    for index, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
+    return tensors, {"step": step, "looks": looks, "train_seconds": elapsed_s}
+
+
+def _restore(out: Path, config: Config, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict[str, float]], float]:
+    """Continue from the newest checkpoint, if there is one; settings that shape the weights must not have changed."""
+    from lewm.checkpoint import load_checkpoint
+
+    saved = list_checkpoints(out)
+    if not saved:
+        return 0, [], 0.0
+    checkpoint = load_checkpoint(saved[-1])
+    _check_same_settings(to_dict(checkpoint.config), to_dict(config))
+    tensors, state = load_trainer(checkpoint.path)
+    weights = {f"world_model.{name}": tensor for name, tensor in checkpoint.model.state_dict().items()}
+    objective.load_state_dict(weights | {name.removeprefix("objective."): t for name, t in tensors.items() if name.startswith("objective.")})
+    restored: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            restored.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": restored, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(state["step"]), list(state["looks"]), float(state["train_seconds"])
+
+
+MAY_CHANGE_ON_RESUME = {"device", "num_devices", "num_threads", "log_every_steps", "checkpoint_every_steps", "on_collapse", "use_compile"}
+
+
+def _check_same_settings(saved: dict[str, Any], asked: dict[str, Any]) -> None:
+    for section in ("data", "encoder", "model", "predictor", "objective", "train"):
+        for key in sorted(set(saved[section]) | set(asked[section])):
+            before, now = saved[section].get(key), asked[section].get(key)
+            if before != now and not (section == "train" and key in MAY_CHANGE_ON_RESUME):
+                raise ConfigError(
+                    f"--resume with {section}.{key} = {now!r}, but the run was started with {before!r}; keep it, or train to another --out"
+                )
