@@ -196,6 +196,7 @@ def test_states_of_another_world_version_or_place_are_refused():
         (b"push-t--" + state[8:], r"not a state of 'two-room': it begins with b'push-t--'"),
         (state[:8] + b"\x09\x00" + state[10:], r"must have version 1 and 158 bytes, got version 9 and 158 bytes"),
         (state[:-1], r"got version 1 and 157 bytes"),
+        (state.hex(), r"a state must be bytes .*got str; decode hexadecimal"),
         (b"two-room", r"got version none and 8 bytes"),
         (bytes(bad_position), r"position \(112, 150\) px is not legal"),
         (bytes(bad_door), r"door_y_px must be in \[35, 189\], got 500"),

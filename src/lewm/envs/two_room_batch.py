@@ -191,8 +191,10 @@ class TwoRoomBatch:
         size_bytes = STATE_HEADER.size + 2 * MOMENT.itemsize
         header = STATE_HEADER.pack(MAGIC, VERSION)
         for state in states:
+            if not isinstance(state, bytes):
+                raise EnvError(f"a state must be bytes as get_states gives them, got {type(state).__name__}; decode hexadecimal with bytes.fromhex")
             if not state.startswith(MAGIC):
-                raise EnvError(f"this is not a state of 'two-room': it begins with {bytes(state[:8])!r}")
+                raise EnvError(f"this is not a state of 'two-room': it begins with {state[:8]!r}")
             if not state.startswith(header) or len(state) != size_bytes:
                 found = STATE_HEADER.unpack_from(state)[1] if len(state) >= STATE_HEADER.size else "none"
                 raise EnvError(f"a two-room state must have version {VERSION} and {size_bytes} bytes, got version {found} and {len(state)} bytes")

@@ -83,7 +83,7 @@ class TwoRoomOptions:
         _check_whole("size_px", self.size_px, 16, 1024)
         if self.collision not in ("swept", "official"):
             raise EnvError(f"collision must be 'swept' or 'official', got {self.collision!r}")
-        _check_values("success_radius_px", (self.success_radius_px,), (1,), (ARENA_PX,))
+        _check_values("success_radius_px", (self.success_radius_px,), (1.0,), (ARENA_PX,))
         if self.max_env_steps is not None:
             _check_whole("max_env_steps", self.max_env_steps, 1, 2**31)
         if isinstance(self.vary, str):

@@ -54,7 +54,7 @@ def mcnemar_p(outcomes: np.ndarray, floor_outcomes: np.ndarray) -> float:
     wins, losses = int((first & ~second).sum()), int((~first & second).sum())
     discordant = wins + losses
     tail = sum(math.comb(discordant, k) for k in range(min(wins, losses) + 1))
-    return min(1.0, 2 * tail / 2**discordant)
+    return min(1.0, float(2 * tail / 2**discordant))
 
 
 def paired_difference(

@@ -53,7 +53,8 @@ class PlanTimes:
 
     def per_plan_ms(self) -> np.ndarray:
         """float64 [calls]: time of a call divided by its plans."""
-        return 1e3 * np.array(self.seconds) / np.maximum(1, np.array(self.num_episodes))
+        per_plan: np.ndarray = 1e3 * np.array(self.seconds) / np.maximum(1, np.array(self.num_episodes))
+        return per_plan
 
 
 class NoOpPolicy:

@@ -148,7 +148,7 @@ def make_manifest(
     empty = Manifest(
         env=env,
         env_version=env_class.VERSION,
-        env_options=dict(env_options),
+        env_options=json.loads(json.dumps(env_options)),  # as a file would hold them: lists, not tuples
         protocol=protocol,
         protocol_version=PROTOCOLS[protocol],
         data_policy="expert" if "expert" in env_class.POLICIES else "random",

@@ -1,4 +1,4 @@
-"""``lewm eval success``: does the policy reach goals that it never trained on, and by how much more often than blind policies?"""
+"""``lewm eval success``: how often a policy reaches goals that it never trained on, beside what blind policies achieve."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -70,7 +70,7 @@ def evaluate(
     """The result of a policy on the pairs of a manifest. ``unverified`` adds what is known about the policy (checkpoint, planner, ...)."""
     outcomes, times = run_episodes(policy, manifest, progress=progress)
     single = time_single_plans(policy, manifest, num_latency_episodes)
-    defaults = {"checkpoint_sha256": None, "dataset_sha256": None, "num_training_episodes": None, "planner": {}, "command": ""}
+    defaults: dict[str, Any] = {"checkpoint_sha256": None, "dataset_sha256": None, "num_training_episodes": None, "planner": {}, "command": ""}
     measured = {"plan_ms": _plan_ms(times, single), "versions": versions()}
     if progress is not None:
         progress("running floors and expert")

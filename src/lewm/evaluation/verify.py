@@ -42,7 +42,7 @@ def verify_result(source: Path | str | dict[str, Any]) -> dict[str, Any]:
 
     ``VerificationError`` naming the first field that does not follow, with the value in the file and the recomputed one.
     """
-    result = source if isinstance(source, dict) else _read(Path(source))
+    result = json.loads(json.dumps(source)) if isinstance(source, dict) else _read(Path(source))
     for name, expected in (("evaluation", "success"), ("format", FORMAT)):
         if not _is_same(result.get(name), expected):
             _refuse(name, result.get(name), expected)
@@ -91,16 +91,18 @@ def _verified_manifest(result: dict[str, Any]) -> Manifest:
     for name, kind in _SETTINGS.items():
         if type(values.get(name)) is not kind:
             raise VerificationError(f"manifest.{name} must be of type {kind.__name__}, got {values.get(name)!r}")
-    distances, pairs, strata = (values.get(name) for name in ("distances", "pairs", "strata"))
-    if not all(isinstance(value, list) for value in (distances, pairs, strata)) or not all(type(distance) is int for distance in distances):
-        raise VerificationError("manifest.distances, manifest.pairs and manifest.strata must be lists, the first of whole numbers")
+    for name in ("distances", "pairs", "strata"):
+        if not isinstance(values.get(name), list) or (name == "distances" and not all(type(distance) is int for distance in values[name])):
+            raise VerificationError(
+                f"manifest.{name} must be a list{' of whole numbers' if name == 'distances' else ''}, got {_short(values.get(name))}"
+            )
     try:
         manifest = Manifest.from_dict(values)
     except LewmError as error:
         raise VerificationError(f"manifest: {error}") from error
     if protocol.get("manifest_sha256") != manifest.sha256:
         _refuse("protocol.manifest_sha256", protocol.get("manifest_sha256"), manifest.sha256)
-    num_expected = manifest.num_pairs * len(distances) * len(strata)
+    num_expected = manifest.num_pairs * len(manifest.distances) * len(manifest.strata)
     if len(manifest.pairs) != num_expected:  # before making them: a made-up count must not keep us busy for ever
         _refuse("manifest.pairs", f"{len(manifest.pairs)} pairs", f"{num_expected} pairs")
     if manifest.protocol in PROTOCOLS and manifest.protocol_version != PROTOCOLS[manifest.protocol]:

@@ -1,6 +1,6 @@
 """The pieces that encoders and predictors are made of.
 
-Axes: R row (any leading axes, flattened), T token, W width, M modulation (6 W), C cached token, h head, d head width.
+Axes: R row (any leading axes, flattened), T token, W width, M modulation (6 W), h head, d head width.
 """
 
 import torch
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-KeysValues = tuple[Float[Tensor, "R h C d"], Float[Tensor, "R h C d"]]
+KeysValues = tuple[Float[Tensor, "R h _ d"], Float[Tensor, "R h _ d"]]
 """Keys and values of the tokens that an attention layer has already seen."""
 
 

@@ -92,7 +92,9 @@ class WorldModel(nn.Module):
     def predict(self, latents: Float[Tensor, "B T D"], blocks: Float[Tensor, "B T A"]) -> Float[Tensor, "B T D"]:
         """Output t estimates latent t + 1 from the latents and action blocks (env units) up to t; at most ``history_model_steps`` of them."""
         if latents.shape[1] > self.history_model_steps:
-            raise ConfigError(f"the predictor sees at most {self.history_model_steps} model steps (model.history_model_steps), got {latents.shape[1]}")
+            raise ConfigError(
+                f"the predictor sees at most {self.history_model_steps} model steps (model.history_model_steps), got {latents.shape[1]}"
+            )
         predicted: Tensor = self.prediction_projector(self.predictor(latents, self.embed_blocks(blocks)))
         return predicted
 
@@ -156,7 +158,9 @@ class WorldModel(nn.Module):
     def _check(self, observation: Observation[Tensor]) -> None:
         frames, shape = observation.frames, self.observation_spec.frame_shape
         if frames.dtype != torch.uint8 or tuple(frames.shape[-4:]) != shape:
-            raise DataError(f"frames must be uint8 [..., {', '.join(map(str, shape))}] (views, height, width, RGB), got {frames.dtype} {list(frames.shape)}")
+            raise DataError(
+                f"frames must be uint8 [..., {', '.join(map(str, shape))}] (views, height, width, RGB), got {frames.dtype} {list(frames.shape)}"
+            )
         names, proprioception = self.observation_spec.proprioception, observation.proprioception
         if names and (proprioception is None or proprioception.shape != (*frames.shape[:-4], len(names))):
             got = "none" if proprioception is None else list(proprioception.shape)

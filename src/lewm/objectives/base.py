@@ -1,7 +1,6 @@
 """What is minimised, as a contract: an objective holds the world model and whatever else it trains."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import ClassVar
 
 from jaxtyping import Float
@@ -9,10 +8,8 @@ from torch import Tensor, nn
 
 from lewm.config import Config
 from lewm.models.world_model import WorldModel
+from lewm.objectives.sigreg import Reduce
 from lewm.schema import Clip
-
-Reduce = Callable[[Tensor], Tensor]
-"""Adds up a tensor over all processes, in a way that autograd sees."""
 
 
 class Objective(nn.Module, ABC):

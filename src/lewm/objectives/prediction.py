@@ -31,5 +31,4 @@ class LeWMObjective(Objective):
     def _sigreg(self, latents: Float[Tensor, "B T D"], step: int) -> Float[Tensor, ""]:
         """Of each time step over the batch, with directions that all processes share."""
         directions = random_directions(latents.shape[-1], self.config.num_directions, seed=self.seed, step=step, device=latents.device)
-        with torch.autocast(latents.device.type, enabled=False):
-            return sigreg(latents.float().transpose(0, 1), directions, knots=self.config.num_knots, reduce=self.reduce)
+        return sigreg(latents.transpose(0, 1), directions, knots=self.config.num_knots, reduce=self.reduce)
