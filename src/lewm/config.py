@@ -293,7 +293,8 @@ class Config:
         )
         _require(
             self.planner.history_model_steps <= self.model.history_model_steps,
-            f"planner.history_model_steps ({self.planner.history_model_steps}) must not exceed model.history_model_steps ({self.model.history_model_steps})",
+            f"planner.history_model_steps ({self.planner.history_model_steps}) must not exceed "
+            f"model.history_model_steps ({self.model.history_model_steps})",
         )
 
 

@@ -17,7 +17,7 @@ def all_reduce_sum(values: Tensor) -> Tensor:
     Every process computes the same global loss from it, so its gradients come out multiplied by the number of processes, and averaging them over
     processes (as DistributedDataParallel does) gives exactly the single-process gradient.
     """
-    reduced: Tensor = _AllReduceSum.apply(values)
+    reduced: Tensor = _AllReduceSum.apply(values)  # type: ignore[no-untyped-call]
     return reduced
 
 

@@ -4,11 +4,11 @@ A run is a pure function of (configuration, dataset): batch k, its directions, i
 interrupted run that is resumed ends bit for bit where an uninterrupted one does (on a CPU with the same number of threads).
 """
 
+import contextlib
 import dataclasses
 import logging
 import math
 import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from lewm.checkpoint import checkpoint_path, list_checkpoints, load_trainer, save_checkpoint
+from lewm.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint, load_trainer, save_checkpoint
 from lewm.config import Config, to_dict, to_toml
 from lewm.data.clips import ClipSampler, Prefetcher
 from lewm.data.episodes import EpisodeStore
@@ -32,7 +32,7 @@ from lewm.objectives.base import Objective
 from lewm.registry import OBJECTIVES
 from lewm.run_directory import MetricsLog, prepare_run
 from lewm.schema import Clip, Observation
-from lewm.versions import versions
+from lewm.versions import hardware, versions
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def train(
     strategy = "auto" if options.num_devices == 1 else ("ddp" if is_launched_outside else "ddp_spawn")
     fabric = Fabric(accelerator=options.device, devices=options.num_devices, strategy=strategy, precision=options.precision)
     prepare_run(Path(out), to_toml(config), resume=resume)
-    fabric.launch(_train_on_rank, config, Path(data), Path(out), resume, command, progress)
+    fabric.launch(_train_on_rank, config, Path(data), Path(out), resume, command, progress)  # type: ignore[arg-type]
     return Path(out)
 
 
@@ -146,16 +146,20 @@ def _train_on_rank(
     model = objective.world_model
     optimizer = torch.optim.AdamW(objective.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
     start_step, looks, seconds_before = _restore(out, config, objective, optimizer) if resume else (0, [], 0.0)
-    wrapped, optimizer = fabric.setup(torch.compile(objective) if options.use_compile else objective, optimizer)
+    if options.use_compile:
+        objective.compile()
+    wrapped, optimizer = fabric.setup(objective, optimizer)
 
     provenance = {
         "dataset_sha256": store.dataset_sha256,
+        "episode_seeds": store.index["seed"].tolist(),
         "command": command,
         "versions": versions(),
-        "hardware": platform.processor() or platform.machine(),
+        "hardware": hardware(),
     }
     progress = make_progress() if make_progress and fabric.is_global_zero else None
     metrics = MetricsLog(out, first_step=start_step) if fabric.is_global_zero else None
+    last_verdict = ""
     start_s = time.monotonic()
 
     def save(step: int) -> None:
@@ -174,7 +178,10 @@ def _train_on_rank(
             trainer_state=state,
         )
 
-    with Prefetcher(sampler, start_step, num_batches=config.data.num_prefetched_batches) as batches:
+    with contextlib.ExitStack() as stack:
+        batches = stack.enter_context(Prefetcher(sampler, start_step, num_batches=config.data.num_prefetched_batches))
+        if progress is not None:
+            stack.callback(progress.close)
         for step in range(start_step, options.num_steps):
             clip = next(batches).map(lambda array: torch.from_numpy(array).to(fabric.device, non_blocking=True))
             clip = add_pixel_noise(clip, options.pixel_noise_std, options.seed, step, sampler.first_row)
@@ -184,17 +191,18 @@ def _train_on_rank(
             loss, terms = wrapped(clip, step)
             fabric.backward(loss)
             gradient_norm = fabric.clip_gradients(wrapped, optimizer, max_norm=options.gradient_clip, error_if_nonfinite=False)
+            assert gradient_norm is not None  # clipping by norm returns it
             is_logging = step % options.log_every_steps == 0 or step + 1 == options.num_steps
             is_saving = (step + 1) % options.checkpoint_every_steps == 0 or step + 1 == options.num_steps
             if is_logging or is_saving or fabric.device.type == "cpu":  # elsewhere, reading the loss waits for the device
-                _check_loss(float(loss), step, out)
+                _check_loss(float(loss.detach()), step, out)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             objective.after_step()
 
             if is_logging and metrics is not None:
                 elapsed_s = seconds_before + time.monotonic() - start_s
-                values = {"loss": float(loss)} | {name: float(value) for name, value in terms.items()}
+                values = {"loss": float(loss.detach())} | {name: float(value) for name, value in terms.items()}
                 values |= {"gradient_norm": float(gradient_norm), "learning_rate": learning_rate(config, step)}
                 values |= {"weight_times_batch": config.objective.weight * options.batch_size, "seconds": round(elapsed_s, 3)}
                 metrics.write(step, values)
@@ -205,8 +213,12 @@ def _train_on_rank(
                 verdict = judge_training(looks, num_steps=options.num_steps)
                 if metrics is not None:
                     metrics.write(step, {"monitor": looks[-1] | {"verdict": verdict.name, "reasons": list(verdict.reasons)}})
-                if verdict.is_alarm:
-                    _report_collapse(verdict.name, verdict.reasons, step, options.on_collapse, progress, lambda at=step: save(at + 1))
+                if verdict.is_alarm and options.on_collapse == "stop":
+                    save(step + 1)
+                    raise TrainingError(f"step {step}: {verdict.text}. Raise objective.weight, or use --on-collapse warn to go on all the same")
+                if verdict.is_alarm and progress is not None and verdict.name != last_verdict:
+                    progress.message(f"step {step}: {verdict.text}")
+                last_verdict = verdict.name
             if is_saving:
                 save(step + 1)
     fabric.barrier()
@@ -222,7 +234,7 @@ def add_pixel_noise(clip: Clip[Tensor], std: float, seed: int, step: int, first_
         generator = torch.Generator(frames.device).manual_seed(_step_seed(seed, step, 1 + first_row + row))
         noise = torch.randn(frames.shape[1:], generator=generator, device=frames.device).mul_(255 * std)
         noisy[row] = noise.add_(frames[row]).round_().clamp_(0, 255).to(torch.uint8)
-    return dataclasses.replace(clip, observations=Observation(noisy, clip.observations.proprioception))
+    return Clip(Observation(noisy, clip.observations.proprioception), clip.blocks, clip.rewards, clip.labels, clip.episode, clip.start_env_step)
 
 
 def _windows(config: Config) -> dict[str, Any]:
@@ -251,24 +263,13 @@ def _look(model: WorldModel, objective: Objective, clip: Clip[Tensor], step: int
         objective.train()
 
 
-def _report_collapse(name: str, reasons: tuple[str, ...], step: int, on_collapse: str, progress: Progress | None, save: Callable[[], None]) -> None:
-    text = f"step {step}: {name}: {'; '.join(reasons)}"
-    if on_collapse == "stop":
-        save()
-        raise TrainingError(f"{text}. Stopped because of --on-collapse stop; raise objective.weight, or use --on-collapse warn to go on")
-    if progress is not None:
-        progress.message(text)
-    logger.warning(text)
-
-
 def _check_loss(loss: float, step: int, out: Path) -> None:
     if math.isfinite(loss) and loss < EXPLODED_LOSS:
         return
     saved = list_checkpoints(out)
     last_good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was written yet"
-    raise TrainingError(
-        f"the loss is {loss:g} at step {step}; {last_good}. Lower train.learning_rate or train.gradient_clip, or check the data with `lewm info DIR --verify`"
-    )
+    advice = "lower train.learning_rate or train.gradient_clip, or check the data with `lewm info DIR --verify`"
+    raise TrainingError(f"the loss is {loss:g} at step {step}; {last_good}; {advice}")
 
 
 def _step_seed(seed: int, step: int, stream: int) -> int:
@@ -286,8 +287,6 @@ def _trainer_state(
 
 def _restore(out: Path, config: Config, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict[str, float]], float]:
     """Continue from the newest checkpoint, if there is one; settings that shape the weights must not have changed."""
-    from lewm.checkpoint import load_checkpoint
-
     saved = list_checkpoints(out)
     if not saved:
         return 0, [], 0.0

@@ -7,7 +7,7 @@ from typing import Literal
 
 import tyro
 
-from lewm.commands.parsing import command_line, console, parse, parse_distances, say, write_result
+from lewm.commands.parsing import command_line, parse, parse_distances, say, show, write_result
 from lewm.config import PlannerConfig, from_dict
 from lewm.errors import ConfigError, LewmError
 from lewm.registry import EVALUATIONS
@@ -76,7 +76,7 @@ def verify(words: Sequence[str]) -> None:
     from lewm.evaluation.verify import verify_result
 
     outcome = verify_result(arguments.result)
-    console().print(f"verified: {arguments.result}: {outcome['summary']}\nnot verifiable: {', '.join(outcome['unverified'])}", markup=False)
+    show(f"verified: {arguments.result}: {outcome['summary']}\nnot verifiable: {', '.join(outcome['unverified'])}")
     write_result(arguments.json, outcome)
 
 
@@ -98,7 +98,7 @@ def _success(words: Sequence[str]) -> None:
         command=command_line("eval", words),
         progress=say,
     )
-    console().print(success_table(result), markup=False)
+    show(success_table(result))
     write_result(arguments.json, result)
 
 
@@ -107,7 +107,7 @@ def _latents(words: Sequence[str]) -> None:
     from lewm.evaluation.workflow import evaluate_latents, latent_table
 
     result = evaluate_latents(words[0], arguments.run, arguments.data, command=command_line("eval", words))
-    console().print(latent_table(result), markup=False)
+    show(latent_table(result))
     write_result(arguments.json, result)
 
 

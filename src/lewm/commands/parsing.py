@@ -1,5 +1,6 @@
 """What the verbs share: reading arguments, printing results."""
 
+import functools
 import json
 import logging
 import sys
@@ -20,13 +21,19 @@ ArgumentsT = TypeVar("ArgumentsT")
 def parse(arguments_type: type[ArgumentsT], verb: str, words: Sequence[str], default: ArgumentsT | None = None) -> ArgumentsT:
     """Arguments as a dataclass; the parser prints help (exit 0) or refuses (exit 2, with a suggestion) by itself."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    settings = {} if default is None else {"default": default}
-    return tyro.cli(arguments_type, prog=f"lewm {verb}", args=list(words), description=arguments_type.__doc__, **settings)  # type: ignore[arg-type]
+    read = functools.partial(tyro.cli, arguments_type, prog=f"lewm {verb}", args=list(words), description=arguments_type.__doc__)
+    parsed: ArgumentsT = read() if default is None else read(default=default)
+    return parsed
 
 
 def console() -> Console:
     """Where results go."""
     return Console(highlight=False)
+
+
+def show(text: str) -> None:
+    """A result as text, never wrapped."""
+    console().print(text, markup=False, soft_wrap=True)
 
 
 def stderr_console() -> Console:
@@ -36,7 +43,7 @@ def stderr_console() -> Console:
 
 def say(text: str) -> None:
     """A line of progress."""
-    stderr_console().print(text, markup=False)
+    stderr_console().print(text, markup=False, soft_wrap=True)
 
 
 def write_result(path: Path | None, result: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import tyro
 from rich.table import Table as RichTable
 
-from lewm.commands.parsing import console, parse, write_result
+from lewm.commands.parsing import console, parse, show, write_result
 from lewm.config import preset_names
 from lewm.errors import DataError
 from lewm.registry import TABLES
@@ -37,7 +37,7 @@ class InfoArguments:
     """Also write the description to this file."""
 
 
-def list(words: Sequence[str]) -> None:  # noqa: A001 - the verb's name
+def list(words: Sequence[str]) -> None:
     """Print the tables."""
     arguments = parse(ListArguments, "list", words)
     grid = RichTable(box=None, show_header=False, pad_edge=False)
@@ -57,7 +57,7 @@ def info(words: Sequence[str]) -> None:
     """Describe a dataset, run or checkpoint."""
     arguments = parse(InfoArguments, "info", words)
     description = describe(arguments.path, verify=arguments.verify)
-    console().print(json.dumps(description, indent=2), markup=False)
+    show(json.dumps(description, indent=2))
     write_result(arguments.json, description)
 
 
@@ -68,7 +68,8 @@ def describe(path: Path, *, verify: bool) -> dict[str, Any]:
     if (path / "meta.json").exists():
         from lewm.data.info import describe_dataset
 
-        return {"kind": "dataset"} | describe_dataset(path, verify=verify)
+        description: dict[str, Any] = describe_dataset(path, verify=verify)
+        return {"kind": "dataset"} | description
     from lewm.checkpoint import checkpoint_sha256, find_checkpoint, list_checkpoints, read_description
 
     directory = find_checkpoint(path)

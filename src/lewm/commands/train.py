@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.progress import TaskID
 
-from lewm.commands.parsing import command_line, console, parse, progress_bar
+from lewm.commands.parsing import command_line, parse, progress_bar, show
 from lewm.config import Config, from_dict, load_config, load_preset, to_toml
 from lewm.errors import ConfigError
 
@@ -50,14 +50,14 @@ def train(words: Sequence[str]) -> None:
         from lewm.training import dry_run
 
         dry_run(config, data=arguments.data)
-        console().print(to_toml(config), markup=False)
+        show(to_toml(config))
         return
     from lewm.training import train as run_training
 
     run = run_training(
         config, data=arguments.data, out=arguments.out, resume=arguments.resume, command=command_line("train", words), progress=TrainingBar
     )
-    console().print(f"trained: {run}\nnext: lewm eval success {run}", markup=False)
+    show(f"trained: {run}\nnext: lewm eval success {run}")
 
 
 class TrainingBar:

@@ -11,6 +11,7 @@ from typing import IO
 
 from lewm.errors import DataError
 
+LOCK_FILE = ".lock"
 TEMPORARY_PREFIX = ".writing-"
 REPLACED_PREFIX = ".replaced-"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -23,7 +24,7 @@ def reported_as_data_error(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            message = f"no space left to write {str(path)!r} ({error.strerror}); what was finished before is intact: free some space, then go on with --resume"
+            message = f"no space left to write {str(path)!r} ({error.strerror}); finished files are intact: free some space, then go on with --resume"
         else:
             message = f"cannot write {str(path)!r}: {error.strerror or error}"
         raise DataError(message) from error
@@ -96,7 +97,7 @@ class DirectoryLock:
     """One writer per directory: an advisory lock that the operating system drops when its holder dies."""
 
     def __init__(self, directory: Path) -> None:
-        path = directory / ".lock"
+        path = directory / LOCK_FILE
         with reported_as_data_error(path):
             self._file: IO[str] | None = open(path, "w")  # noqa: SIM115 - held until release()
         try:

@@ -8,19 +8,21 @@ thousandfold keeps its rank); a healthy run may begin with all latents near one 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lewm.config import Config
+from lewm.data.clips import ClipSampler
+from lewm.data.episodes import EpisodeStore
+from lewm.data.splits import split_episodes
+from lewm.errors import DataError
 from lewm.models.world_model import WorldModel
 from lewm.objectives.sigreg import random_directions, sigreg
 from lewm.schema import Clip
-
-if TYPE_CHECKING:
-    from lewm.data.episodes import EpisodeStore
 
 FORMAT = 1
 GAUSSIAN_SIGREG = 1.05
@@ -30,8 +32,8 @@ DEAD_STD = 0.1
 """A latent dimension that varies less than this is dead; SIGReg aims at 1."""
 COLLAPSED_SHARE = 0.8
 """A collapse scores at least this share of what SIGReg gives a single point (0.402 B)."""
-COLLAPSED_STD = 0.3
-"""... and its mean standard deviation is below this."""
+COLLAPSED_STD = 0.1
+"""... and its mean standard deviation is below this. (Two-room, laptop preset: without SIGReg at most 0.05, with it above 0.1 from step 20 on.)"""
 DEAD_FRACTION = 0.5
 """Share of dead dimensions that makes a collapse partial."""
 LOW_RANK_FRACTION = 0.05
@@ -40,8 +42,10 @@ BLIND_SENSITIVITY = 1.05
 """Shuffled actions must raise the prediction error by at least this factor."""
 WARMUP_FRACTION = 0.05
 """Share of training during which nothing is judged."""
-RECOVERY = 1.1
-"""A standard deviation that grew by this factor over the last looks is on its way up: no alarm yet."""
+LATE_FRACTION = 0.15
+"""Share of training after which only a steep recovery holds an alarm back: a collapse must be known within the first fifth."""
+RECOVERY, LATE_RECOVERY = 1.25, 2.0
+"""A mean standard deviation that grew by this factor over the last looks is on its way up: no alarm yet."""
 NUM_CONSECUTIVE_LOOKS = 2
 SETTLED_FRACTION = 0.5
 """Share of training after which a partial collapse or blindness to actions is worth a word."""
@@ -54,6 +58,11 @@ class CollapseVerdict:
 
     name: str
     reasons: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The verdict as a sentence."""
+        return f"{self.name}: {'; '.join(self.reasons)}" if self.reasons else self.name
 
     @property
     def is_alarm(self) -> bool:
@@ -138,7 +147,8 @@ def judge_training(looks: Sequence[Mapping[str, float]], *, num_steps: int) -> C
     if len(recent) < NUM_CONSECUTIVE_LOOKS:
         return HEALTHY
     if all(_is_at_one_point(look) for look in recent):
-        is_recovering = recent[-1]["std_mean"] > RECOVERY * recent[0]["std_mean"] and recent[-1]["sigreg"] < recent[0]["sigreg"]
+        needed = LATE_RECOVERY if recent[-1]["step"] + 1 >= LATE_FRACTION * num_steps else RECOVERY
+        is_recovering = recent[-1]["std_mean"] > needed * recent[0]["std_mean"]
         return HEALTHY if is_recovering else CollapseVerdict(name="collapsed", reasons=_collapse_reasons(recent[-1]))
     if recent[0]["step"] + 1 < SETTLED_FRACTION * num_steps:
         return HEALTHY
@@ -146,15 +156,12 @@ def judge_training(looks: Sequence[Mapping[str, float]], *, num_steps: int) -> C
     return verdicts[-1] if verdicts[0].name == verdicts[-1].name else HEALTHY
 
 
-def evaluate_collapse(
-    model: WorldModel, store: "EpisodeStore", *, episode_ids: np.ndarray, num_transitions: int = 3, num_clips: int = NUM_CLIPS, seed: int = 0
-) -> dict[str, Any]:
-    """Look at clips of the given (held-out) episodes: measurements and verdict, JSON-ready."""
-    from lewm.data.clips import ClipSampler
-
+def evaluate_collapse(model: WorldModel, store: EpisodeStore, *, config: Config, num_clips: int = NUM_CLIPS, seed: int = 0) -> dict[str, Any]:
+    """Look at clips of the held-out episodes: measurements and verdict, JSON-ready. ``config`` says how clips are cut and what is held out."""
+    episode_ids = heldout_episodes(store, config)[1]
     sampler = ClipSampler(
         store,
-        num_transitions=num_transitions,
+        num_transitions=config.data.num_transitions,
         action_block=model.action_block,
         stack_offsets_env_steps=model.observation_spec.stack_offsets_env_steps,
         episode_ids=episode_ids,
@@ -162,7 +169,7 @@ def evaluate_collapse(
         seed=seed,
     )
     device = next(model.parameters()).device
-    measured = measure_collapse(model.eval(), sampler.batch(0).map(lambda array: torch.from_numpy(array).to(device)))
+    measured = measure_collapse(model.eval(), sampler.fixed_batch(seed, num_clips).map(lambda array: torch.from_numpy(array).to(device)))
     verdict = judge(measured)
     return {
         "evaluation": "collapse",
@@ -171,15 +178,27 @@ def evaluate_collapse(
         "reasons": list(verdict.reasons),
         **measured,
         "sigreg_gaussian": GAUSSIAN_SIGREG,
-        "num_clips": num_clips,
+        "num_clips": int(measured["batch_size"]),
         "num_episodes": len(episode_ids),
         "seed": seed,
     }
 
 
+def heldout_episodes(store: EpisodeStore, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of the training episodes and of the held-out ones; ``DataError`` if either is empty."""
+    train_ids, heldout_ids = split_episodes(store.episode_ids, config.data.validation_fraction, config.data.split_seed)
+    if len(train_ids) == 0 or len(heldout_ids) == 0:
+        raise DataError(
+            f"of {len(store.episode_ids)} episodes {len(heldout_ids)} are held out (data.validation_fraction {config.data.validation_fraction:g}); "
+            "both parts need at least one: collect more episodes"
+        )
+    return train_ids, heldout_ids
+
+
 def _singular_values(latents: Tensor) -> Tensor:
     latents = latents.detach().double()
-    return torch.linalg.svdvals(latents - latents.mean(0))
+    values: Tensor = torch.linalg.svdvals(latents - latents.mean(0))
+    return values
 
 
 def _shares(values: Tensor) -> Tensor | None:
@@ -204,7 +223,6 @@ def _partial_reasons(look: Mapping[str, float]) -> tuple[str, ...]:
     if look["dead_fraction"] >= DEAD_FRACTION:
         reasons.append(f"{look['dead_fraction']:.0%} of the latent dimensions are dead (standard deviation below {DEAD_STD})")
     if look["effective_rank"] < LOW_RANK_FRACTION * look["latent_dimension"] and look["sigreg"] > 2 * GAUSSIAN_SIGREG:
-        reasons.append(
-            f"the effective rank is {look['effective_rank']:.1f} of {look['latent_dimension']:.0f} and SIGReg {look['sigreg']:.1f} (a Gaussian: {GAUSSIAN_SIGREG})"
-        )
+        rank = f"{look['effective_rank']:.1f} of {look['latent_dimension']:.0f}"
+        reasons.append(f"the effective rank is {rank} and SIGReg {look['sigreg']:.1f} (a Gaussian: {GAUSSIAN_SIGREG})")
     return tuple(reasons)

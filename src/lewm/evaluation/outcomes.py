@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lewm.data import collect
 from lewm.envs.base import GoalEnv, GoalEnvBatch, ScriptedPolicy, make_batch
-from lewm.envs.policies import POLICIES
-from lewm.errors import EnvError, UnknownNameError
-from lewm.registry import ENVS, did_you_mean
+from lewm.errors import EnvError
+from lewm.registry import ENVS
 from lewm.schema import ActionSpec
 
 if TYPE_CHECKING:  # importing it would import torch, which a verification does not need
@@ -69,12 +69,8 @@ class NoOpPolicy:
 
 
 def scripted_policy(env: str, name: str) -> ScriptedPolicy:
-    """A scripted policy with its default settings: one of the world's own, or ``random``, ``block-random``, ``no-op``."""
-    env_class: type[GoalEnv] = ENVS.load(env)
-    policies: dict[str, type[ScriptedPolicy]] = {"no-op": NoOpPolicy, **POLICIES, **env_class.POLICIES}
-    if name not in policies:
-        raise UnknownNameError(f"unknown policy {name!r} for env {env!r}.{did_you_mean(name, policies)}")
-    return policies[name]()
+    """A scripted policy with its default settings: one that collects data in this world, or ``no-op``."""
+    return NoOpPolicy() if name == "no-op" else collect.scripted_policy(env, name)
 
 
 def has_ceiling(env: str) -> bool:

@@ -5,18 +5,18 @@ Axes: n sample, D latent, s label, E clip, H context, T model step, A action blo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lewm.config import Config
+from lewm.data.clips import ClipSampler
+from lewm.data.episodes import EpisodeStore
 from lewm.errors import DataError
+from lewm.evaluation.collapse import heldout_episodes
 from lewm.models.world_model import WorldModel
-from lewm.schema import Clip
-
-if TYPE_CHECKING:
-    from lewm.data.episodes import EpisodeStore
 
 FORMAT = 1
 RIDGE = 1e-4
@@ -47,7 +47,7 @@ class LinearProbe:
 
     @property
     def is_constant(self) -> np.ndarray:
-        """bool [s]: labels that never varied where the probe was fitted; there is nothing to read."""
+        """Which labels never varied where the probe was fitted; there is nothing to read."""
         return np.asarray(self.label_std == 0)
 
 
@@ -100,82 +100,85 @@ def position_error(read: np.ndarray, labels: np.ndarray, names: Sequence[str]) -
 
 def evaluate_probe(
     model: WorldModel,
-    store: "EpisodeStore",
+    store: EpisodeStore,
     *,
-    train_ids: np.ndarray,
-    heldout_ids: np.ndarray,
-    untrained: WorldModel | None = None,
+    config: Config,
     horizon_model_steps: int = 5,
     context_model_steps: int = 1,
     num_fit_clips: int = NUM_FIT_CLIPS,
     num_score_clips: int = NUM_SCORE_CLIPS,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Fit on training episodes, score on held-out ones; then read imagined latents 1.. ``horizon_model_steps`` ahead with the same probe.
+    """Read labels off the latents of held-out episodes, and off imagined latents 1.. ``horizon_model_steps`` ahead, with one linear probe.
 
-    Imagination starts from ``context_model_steps`` real latents and uses the true actions. Floors: the mean label, an encoder that was never
-    trained (if given) and, for imagined latents, the latent they start from. ``DataError`` for a dataset without labels.
+    The probe is fitted on real latents of training episodes (``config`` says which those are). Imagination starts from ``context_model_steps``
+    real latents and uses the true actions. Floors: the mean label, an encoder that was never trained and, for imagined latents, the latent that
+    they start from. ``DataError`` for a dataset without labels.
     """
     names = tuple(store.label_names)
-    if not names:
-        raise DataError("this dataset has no labels to probe; collect one from a simulated world")
-    shape = {"num_transitions": context_model_steps - 1 + horizon_model_steps, "seed": seed}
-    fit_clips = _clips(model, store, train_ids, num_clips=num_fit_clips, num_transitions=1, seed=seed)
-    clips = _clips(model, store, heldout_ids, num_clips=num_score_clips, **shape)
-    probe = _fit(model, fit_clips)
-    latents, labels = _encode(model, clips), _labels(clips)  # E T D, E T s
-    flat_labels = labels.reshape(-1, len(names))
-    read = probe.read(latents).reshape(flat_labels.shape)
-    mean = np.broadcast_to(probe.label_mean, flat_labels.shape)
-    floors = {"mean": score_labels(probe, mean, flat_labels, names)}
-    if untrained is not None:
-        other = _fit(untrained, fit_clips)
-        floors["untrained"] = score_labels(other, other.read(_encode(untrained, clips)).reshape(flat_labels.shape), flat_labels, names)
+    train_ids, heldout_ids = heldout_episodes(store, config)
+    models = [model.eval(), _untrained(model, config, seed)]
+    fit = _encode_clips(models, store, train_ids, num_clips=num_fit_clips, num_transitions=1, seed=seed)
+    heldout = _encode_clips(
+        models, store, heldout_ids, num_clips=num_score_clips, num_transitions=context_model_steps - 1 + horizon_model_steps, seed=seed
+    )
+    probe, untrained_probe = (fit_probe(_rows(latents), _rows(fit.labels)) for latents in fit.latents)
+    labels = _rows(heldout.labels)
     return {
         "evaluation": "probe",
         "format": FORMAT,
-        "labels": score_labels(probe, read, flat_labels, names),
-        "position_error": position_error(read, flat_labels, names),
-        "floors": floors | {"mean_position_error": position_error(mean, flat_labels, names)},
-        "imagined": _score_imagined(model, probe, clips, latents, labels, names, context_model_steps),
+        **_scores(probe, probe.read(_rows(heldout.latents[0])), labels, names),
+        "floors": {
+            "mean": _scores(probe, np.broadcast_to(probe.label_mean, labels.shape), labels, names),
+            "untrained": _scores(untrained_probe, untrained_probe.read(_rows(heldout.latents[1])), labels, names),
+        },
+        "imagined": _score_imagined(model, probe, heldout, names, context_model_steps),
         "context_model_steps": context_model_steps,
         "num_fit_episodes": len(train_ids),
         "num_heldout_episodes": len(heldout_ids),
-        "num_fit_frames": 2 * num_fit_clips,
-        "num_heldout_frames": len(flat_labels),
+        "num_fit_frames": len(_rows(fit.labels)),
+        "num_heldout_frames": len(labels),
         "ridge": RIDGE,
         "seed": seed,
     }
 
 
-def _score_imagined(
-    model: WorldModel, probe: LinearProbe, clips: list[Clip[Tensor]], latents: np.ndarray, labels: np.ndarray, names: Sequence[str], context: int
-) -> list[dict[str, Any]]:
+@dataclass(frozen=True, kw_only=True)
+class _EncodedClips:
+    """Clips without their frames."""
+
+    latents: list[np.ndarray]
+    """float32 [E, T, D], by each of several models."""
+    labels: np.ndarray
+    """float32 [E, T, s]."""
+    blocks: Tensor
+    """float32 [E, T-1, A]."""
+
+
+def _score_imagined(model: WorldModel, probe: LinearProbe, heldout: _EncodedClips, names: Sequence[str], context: int) -> list[dict[str, Any]]:
     """One entry per model step ahead; ``copy_position_error`` is that of staying where the context ends."""
-    imagined = probe.read(_imagine(model, clips, latents, context))  # E T s
-    start = probe.read(latents[:, context - 1])
+    imagined = probe.read(_imagine(model, heldout, context))  # E T s
+    start = probe.read(heldout.latents[0][:, context - 1])
     entries = []
     for step in range(imagined.shape[1]):
-        truth = labels[:, context + step]
-        entries.append(
-            {
-                "model_steps": step + 1,
-                "env_steps": (step + 1) * model.action_block,
-                "labels": score_labels(probe, imagined[:, step], truth, names),
-                "position_error": position_error(imagined[:, step], truth, names),
-                "copy_position_error": position_error(start, truth, names),
-            }
-        )
+        truth = heldout.labels[:, context + step]
+        scores = _scores(probe, imagined[:, step], truth, names)
+        steps = {"model_steps": step + 1, "env_steps": (step + 1) * model.action_block}
+        entries.append(steps | scores | {"copy_position_error": position_error(start, truth, names)})
     return entries
 
 
-def _clips(
-    model: WorldModel, store: "EpisodeStore", episode_ids: np.ndarray, *, num_clips: int, num_transitions: int, seed: int
-) -> list[Clip[Tensor]]:
-    """Batches of clips, ``num_clips`` in all."""
-    from lewm.data.clips import ClipSampler
+def _scores(probe: LinearProbe, read: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    return {"labels": score_labels(probe, read, labels, names), "position_error": position_error(read, labels, names)}
 
-    size = min(CLIPS_PER_BATCH, num_clips)
+
+@torch.no_grad()
+def _encode_clips(
+    models: Sequence[WorldModel], store: EpisodeStore, episode_ids: np.ndarray, *, num_clips: int, num_transitions: int, seed: int
+) -> _EncodedClips:
+    """Encode ``num_clips`` clips of the episodes; frames are dropped batch by batch."""
+    model = models[0]
+    device, size = next(model.parameters()).device, min(CLIPS_PER_BATCH, num_clips)
     sampler = ClipSampler(
         store,
         num_transitions=num_transitions,
@@ -185,44 +188,49 @@ def _clips(
         batch_size=size,
         seed=seed,
     )
-    clips = [sampler.batch(k).map(torch.from_numpy) for k in range(-(-num_clips // size))]
-    surplus = len(clips) * size - num_clips
-    clips[-1] = clips[-1].map(lambda array: array[: size - surplus])
-    return clips
-
-
-def _fit(model: WorldModel, clips: list[Clip[Tensor]]) -> LinearProbe:
-    latents, labels = _encode(model, clips), _labels(clips)
-    return fit_probe(latents.reshape(-1, latents.shape[-1]), labels.reshape(-1, labels.shape[-1]))
+    latents: list[list[np.ndarray]] = [[] for _ in models]
+    labels, blocks = [], []
+    num_clips = min(num_clips, sampler.num_windows)  # no window twice
+    for k in range(-(-num_clips // size)):
+        clip = sampler.batch(k).map(torch.from_numpy)
+        if clip.labels is None:
+            raise DataError("this dataset has no labels to probe; collect one from a simulated world")
+        observations = clip.observations.map(lambda array: array.to(device))
+        for encoded, each in zip(latents, models, strict=True):
+            encoded.append(each.encode(observations).float().cpu().numpy())
+        labels.append(clip.labels.numpy())
+        blocks.append(clip.blocks)
+    return _EncodedClips(
+        latents=[np.concatenate(encoded)[:num_clips] for encoded in latents],
+        labels=np.concatenate(labels)[:num_clips],
+        blocks=torch.cat(blocks)[:num_clips],
+    )
 
 
 @torch.no_grad()
-def _encode(model: WorldModel, clips: list[Clip[Tensor]]) -> np.ndarray:
-    """float32 [E, T, D]."""
-    device = next(model.parameters()).device
-    model.eval()
-    return np.concatenate([model.encode(clip.observations.map(lambda array: array.to(device))).float().cpu().numpy() for clip in clips])
-
-
-@torch.no_grad()
-def _imagine(model: WorldModel, clips: list[Clip[Tensor]], latents: np.ndarray, context: int) -> np.ndarray:
+def _imagine(model: WorldModel, heldout: _EncodedClips, context: int) -> np.ndarray:
     """float32 [E, T, D]: what the model expects after the context, given the actions that were taken."""
     device = next(model.parameters()).device
-    imagined, first = [], 0
-    for clip in clips:
-        blocks = clip.blocks.to(device)
-        own = torch.from_numpy(latents[first : first + len(blocks), :context]).to(device)
-        first += len(blocks)
-        rollout = model.rollout(own, blocks[:, : context - 1], blocks[:, None, context - 1 :])  # E 1 T D
+    imagined = []
+    for first in range(0, len(heldout.blocks), CLIPS_PER_BATCH):
+        rows = slice(first, first + CLIPS_PER_BATCH)
+        blocks = heldout.blocks[rows].to(device)
+        start = torch.from_numpy(heldout.latents[0][rows, :context]).to(device)
+        rollout = model.rollout(start, blocks[:, : context - 1], blocks[:, None, context - 1 :])  # E 1 T D
         imagined.append(rollout[:, 0].float().cpu().numpy())
     return np.concatenate(imagined)
 
 
-def _labels(clips: list[Clip[Tensor]]) -> np.ndarray:
-    labels = [clip.labels for clip in clips]
-    if any(batch is None for batch in labels):
-        raise DataError("this dataset has no labels to probe; collect one from a simulated world")
-    return np.concatenate([batch.numpy() for batch in labels if batch is not None])
+def _untrained(model: WorldModel, config: Config, seed: int) -> WorldModel:
+    """The same networks with fresh random weights: what the architecture gives away by itself."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return WorldModel(config, model.observation_spec, model.action_spec).to(next(model.parameters()).device).eval()
+
+
+def _rows(values: np.ndarray) -> np.ndarray:
+    """[E, T, ...] -> [E * T, ...]."""
+    return values.reshape(-1, values.shape[-1])
 
 
 def _pearson(first: np.ndarray, second: np.ndarray) -> float:

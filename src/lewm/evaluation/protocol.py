@@ -21,6 +21,7 @@ from lewm.envs.base import GoalEnv, make_batch
 from lewm.errors import ConfigError, DataError, LewmError
 from lewm.evaluation.outcomes import scripted_policy
 from lewm.registry import ENVS, did_you_mean
+from lewm.run_directory import write_json
 from lewm.seeds import episode_seed
 
 FORMAT = 1
@@ -28,7 +29,8 @@ PROTOCOLS = {"heldout": 1}
 """Versions of the protocols: raised whenever the same seed would give other pairs."""
 SEED_NAMESPACE = "evaluation"
 EPISODE_ENV_STEPS = 300
-EPISODES_PER_BATCH = 128
+MAX_EPISODES_PER_BATCH = 256
+MIN_EPISODES = 100
 MAX_EPISODES_PER_PAIR = 40
 
 
@@ -110,10 +112,7 @@ class Manifest:
 
     def save(self, path: Path | str) -> None:
         """Write the manifest as JSON, beside its final name first."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.writing")
-        temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n")
-        temporary.rename(path)
+        write_json(Path(path), self.to_dict())
 
     @classmethod
     def load(cls, path: Path | str) -> "Manifest":
@@ -185,9 +184,11 @@ def _check_request(distances: Sequence[int], num_pairs: int) -> None:
 def _fill(manifest: Manifest) -> tuple[Pair, ...]:
     """Record episodes until each distance and stratum has its pairs."""
     found: dict[tuple[int, str], list[Pair]] = {(distance, stratum): [] for distance in manifest.distances for stratum in manifest.strata}
-    max_episodes = EPISODES_PER_BATCH + MAX_EPISODES_PER_PAIR * manifest.num_pairs * len(manifest.strata)
-    for first in range(0, max_episodes, EPISODES_PER_BATCH):
-        for pair in _pairs_of_episodes(manifest, range(first, first + EPISODES_PER_BATCH)):
+    num_wanted = manifest.num_pairs * len(manifest.strata)
+    max_episodes = MIN_EPISODES + MAX_EPISODES_PER_PAIR * num_wanted
+    size = min(MAX_EPISODES_PER_BATCH, max(32, num_wanted))  # speed only: an episode does not depend on its batch
+    for first in range(0, max_episodes, size):
+        for pair in _pairs_of_episodes(manifest, range(first, min(first + size, max_episodes))):
             wanted = found[pair.distance_env_steps, pair.stratum]
             if len(wanted) < manifest.num_pairs:
                 wanted.append(replace(pair, id=f"{pair.distance_env_steps}/{pair.stratum}/{len(wanted)}"))

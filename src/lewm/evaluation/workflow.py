@@ -14,6 +14,7 @@ from lewm.errors import ConfigError, DataError
 from lewm.evaluation.success import evaluate_success
 from lewm.planning.mpc import MPCPolicy
 from lewm.registry import EVALUATIONS
+from lewm.versions import versions
 
 
 def evaluate(
@@ -62,8 +63,44 @@ def evaluate_latents(name: str, run: Path | str, data: Path | str, *, device: st
     if store.observation_spec != expected:
         raise DataError(f"the run was trained on {expected}, the dataset holds {store.observation_spec}; evaluate on data of the same kind")
     result: dict[str, Any] = EVALUATIONS.load(name)(checkpoint.model, store, config=checkpoint.config)
-    hashes = {"checkpoint_sha256": checkpoint.sha256, "dataset_sha256": store.dataset_sha256}
-    return {"evaluation": name, "format": 1} | result | hashes | {"command": command}
+    return result | {"checkpoint_sha256": checkpoint.sha256, "dataset_sha256": store.dataset_sha256, "versions": versions(), "command": command}
+
+
+def latent_table(result: dict[str, Any]) -> str:
+    """The result of ``evaluate_latents`` as plain text."""
+    return _probe_table(result) if result["evaluation"] == "probe" else _collapse_table(result)
+
+
+def _probe_table(result: dict[str, Any]) -> str:
+    rows = [("", *result["labels"], "position error, median")]
+    rows.append(_probe_row("latents of held-out frames", result))
+    rows += [_probe_row(f"imagined {entry['model_steps']} model steps ahead", entry) for entry in result["imagined"]]
+    rows += [_probe_row(f"floor: {name}", floor) for name, floor in result["floors"].items()]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(["linear probe, R^2 (RMSE) per label", *lines])
+
+
+def _probe_row(title: str, scores: dict[str, Any]) -> tuple[str, ...]:
+    cells = [score if isinstance(score, str) else f"{score['r2']:.4f} ({score['rmse']:.2f})" for score in scores["labels"].values()]
+    error = scores["position_error"]
+    return (title, *cells, "-" if error is None else f"{error['median_px']:.1f} px")
+
+
+def _collapse_table(result: dict[str, Any]) -> str:
+    lines = [f"verdict: {result['verdict']}", *(f"  because {reason}" for reason in result["reasons"])]
+    names = (
+        "std_mean",
+        "dead_fraction",
+        "effective_rank",
+        "participation_ratio",
+        "sigreg",
+        "sigreg_gaussian",
+        "sigreg_collapsed",
+        "action_sensitivity",
+    )
+    lines += [f"{name:<20} {result[name]:.3f}" for name in names if name in result]
+    return "\n".join(lines)
 
 
 def _world(checkpoint: Checkpoint, env: str | None, env_options: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:

@@ -36,9 +36,8 @@ class ConvEncoder(nn.Module):
         self.norms = nn.ModuleList(nn.GroupNorm(_num_groups(channels), channels) for channels in config.channels)
         self.feature_width = config.channels[-1] * self._side(spec.height_px) * self._side(spec.width_px)
         if self.feature_width == 0:
-            raise ConfigError(
-                f"{len(config.channels)} stride-2 convolutions leave nothing of {spec.height_px} x {spec.width_px} px frames; use fewer encoder.channels"
-            )
+            size = f"{spec.height_px} x {spec.width_px} px"
+            raise ConfigError(f"{len(config.channels)} stride-2 convolutions leave nothing of {size} frames; use fewer encoder.channels")
 
     def _side(self, length_px: int) -> int:
         for convolution in self.convolutions:

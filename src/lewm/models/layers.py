@@ -56,8 +56,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "R T W"]) -> Float[Tensor, "R T W"]:
         """Mix the tokens of each row."""
-        heads = [_split_heads(linear(tokens), self.num_heads) for linear in (self.query, self.key, self.value)]
-        mixed: Tensor = self.output(_join_heads(functional.scaled_dot_product_attention(*heads)))
+        query, key, value = (_split_heads(linear(tokens), self.num_heads) for linear in (self.query, self.key, self.value))
+        mixed: Tensor = self.output(_join_heads(functional.scaled_dot_product_attention(query, key, value)))
         return mixed
 
 
@@ -151,7 +151,7 @@ def _shift_scale(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def _split_heads(tokens: Tensor, num_heads: int) -> Tensor:
-    return tokens.unflatten(-1, (num_heads, -1)).transpose(1, 2)  # [R, T, h*d] -> [R, h, T, d]
+    return tokens.view(*tokens.shape[:-1], num_heads, -1).transpose(1, 2)  # [R, T, h*d] -> [R, h, T, d]
 
 
 def _join_heads(heads: Tensor) -> Tensor:

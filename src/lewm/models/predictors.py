@@ -3,6 +3,8 @@
 Axes: R row, T token (one per model step), D latent, W width, A action block, M modulation, S candidate.
 """
 
+from typing import cast
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -53,14 +55,17 @@ class Predictor(nn.Module):
     def forward(self, latents: Float[Tensor, "R T D"], conditions: Float[Tensor, "R T W"]) -> Float[Tensor, "R T W"]:
         """The feature of each step, from the latents up to it: output t says what latent t + 1 will be."""
         tokens = self.input(latents) + self.positions[:, : latents.shape[1]]
-        for block in self.blocks:
+        for block in self._blocks():
             tokens, _ = block(tokens, block.modulate(conditions))
         features: Tensor = self.norm(tokens)
         return features
 
+    def _blocks(self) -> list[ConditionalBlock]:
+        return cast(list[ConditionalBlock], list(self.blocks))
+
     def modulations(self, conditions: Float[Tensor, "*batch W"]) -> list[Float[Tensor, "*batch M"]]:
         """What each layer needs of the conditions."""
-        return [block.modulate(conditions) for block in self.blocks]  # type: ignore[operator]
+        return [block.modulate(conditions) for block in self._blocks()]
 
     def extend(
         self, latents: Float[Tensor, "R T D"], modulations: list[Float[Tensor, "R T M"]], seen: list[KeysValues] | None = None
@@ -72,7 +77,7 @@ class Predictor(nn.Module):
         start = seen[0][0].shape[2] if seen else 0
         tokens = self.input(latents) + self.positions[:, start : start + latents.shape[1]]
         now_seen = []
-        for index, block in enumerate(self.blocks):
+        for index, block in enumerate(self._blocks()):
             is_last = index == len(self.blocks) - 1
             tokens, keys_values = block(tokens, modulations[index], seen[index] if seen else None, only_last=is_last)
             now_seen.append(keys_values)

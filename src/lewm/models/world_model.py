@@ -108,6 +108,10 @@ class WorldModel(nn.Module):
         """
         num_episodes, num_candidates, num_steps, _ = candidates.shape
         size = self.history_model_steps
+        if past_blocks.shape[1] != context.shape[1] - 1:
+            raise DataError(
+                f"{context.shape[1]} context latents have {context.shape[1] - 1} blocks between them, got {past_blocks.shape[1]} past blocks"
+            )
         shared = context[:, -size:]
         num_shared = shared.shape[1] - 1  # the newest context latent meets a candidate's own action
         past_conditions = self.embed_blocks(past_blocks[:, past_blocks.shape[1] - num_shared :])
@@ -130,15 +134,14 @@ class WorldModel(nn.Module):
             latents.append(self.prediction_projector(features))
             if first > num_shared:
                 modulations[first - num_shared - 1] = []  # outside every later window: free its memory
-        return torch.stack(latents[1:], dim=1).unflatten(0, (num_episodes, num_candidates))
+        return torch.stack(latents[1:], dim=1).view(num_episodes, num_candidates, num_steps, -1)
 
     def embed_blocks(self, blocks: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch W"]:
         """What conditions the predictor: action blocks in env units, z-scored per raw dimension (missing values become the mean), embedded."""
         mean, std = self.action_mean.repeat(self.action_block), self.action_std.repeat(self.action_block)
         if blocks.shape[-1] != len(mean):
-            raise DataError(
-                f"an action block has {len(mean)} numbers ({self.action_spec.dimension} per env step x {self.action_block} env steps), got {blocks.shape[-1]}"
-            )
+            per_step = f"{self.action_spec.dimension} per env step x {self.action_block} env steps"
+            raise DataError(f"an action block has {len(mean)} numbers ({per_step}), got {blocks.shape[-1]}")
         embedded: Tensor = self.action_encoder(torch.nan_to_num((blocks.to(mean.dtype) - mean) / std, nan=0.0))
         return embedded
 

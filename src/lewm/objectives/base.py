@@ -39,5 +39,5 @@ class Objective(nn.Module, ABC):
     def forward(self, clip: Clip[Tensor], step: int) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """The loss of a clip at an optimiser step, and its terms by name, detached: what ``metrics.jsonl`` shows."""
 
-    def after_step(self) -> None:  # noqa: B027  (most objectives have nothing to do)
+    def after_step(self) -> None:
         """Called after each optimiser step: where a target network follows its teacher."""

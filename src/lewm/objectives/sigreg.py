@@ -1,6 +1,7 @@
 """SIGReg: how far latents are from an isotropic unit Gaussian, at the cost of one sine and one cosine per projection.
 
-Axes: L leading (any batch axes, flattened), B batch, D latent, M direction, m direction within a chunk, K knot, W wave (0 cosine, 1 sine).
+Axes: L leading (any batch axes, flattened), B batch, D latent, M direction, m direction within a chunk, K knot, J knot but the first,
+W wave (0 cosine, 1 sine).
 
 The knots are equispaced, so cos(k a) and sin(k a) of every projection follow from those of a = x dt by Chebyshev's recurrence
 ``cos((k+1) a) = 2 cos(a) cos(k a) - cos((k-1) a)`` (the same for the sine). Sums over the batch and gradients accumulate knot by knot in a few
@@ -15,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from lewm.errors import ConfigError
 
@@ -32,7 +34,7 @@ def random_directions(dimension: int, count: int, *, seed: int, step: int = 0, d
     digest = hashlib.sha256(f"sigreg directions {seed} {step}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
     directions = torch.randn(dimension, count, generator=generator)
-    return (directions / directions.norm(dim=0)).to(device)
+    return functional.normalize(directions, dim=0).to(device)
 
 
 def sigreg(
@@ -50,6 +52,7 @@ def sigreg(
         raise ConfigError(f"SIGReg needs at least 2 knots, got {knots}")
     dtype = torch.promote_types(latents.dtype, torch.float32)
     rows = latents.to(dtype).reshape(-1, *latents.shape[-2:]).contiguous()  # [L, B, D]
+    rows = rows if torch.is_grad_enabled() else rows.detach()  # a custom function would still see requires_grad
     directions = directions.detach().to(dtype)
     with torch.autocast(rows.device.type, enabled=False):
         if reduce is None:
@@ -90,14 +93,14 @@ class _Statistic(torch.autograd.Function):
         return total * scale
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (saved,) = ctx.saved_tensors
         return saved * gradient, None, None
 
 
 class _WaveSums(torch.autograd.Function):
-    """Sums over the batch of the cosine and sine of each projection at each knot but the first (where they are B and 0): [K-1, W, L, M]."""
+    """Sums over the batch of the cosine and sine of each projection at each knot but the first (where they are B and 0): [J, W, L, M]."""
 
     @staticmethod
     def forward(ctx: Any, latents: Tensor, directions: Tensor, knots: int) -> Tensor:
@@ -109,7 +112,7 @@ class _WaveSums(torch.autograd.Function):
         return sums
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         latents, directions = ctx.saved_tensors
         slopes = _positions(ctx.knots, latents).view(-1, 1, 1)
@@ -119,7 +122,7 @@ class _WaveSums(torch.autograd.Function):
         with torch.autocast(latents.device.type, enabled=False):
             for columns in _chunks(latents, directions):
                 chunk, own = directions[:, columns], coefficients[..., columns]
-                part = _sweep(latents @ chunk, ctx.knots, None, own.__getitem__, first=0)
+                part = _sweep(latents @ chunk, ctx.knots, None, lambda knot, own=own: own[knot - 1])  # type: ignore[misc]
                 assert part is not None
                 pulled += part @ chunk.T
         return pulled, None, None
@@ -128,14 +131,12 @@ class _WaveSums(torch.autograd.Function):
 def _sweep(
     projections: Float[Tensor, "L B m"],
     knots: int,
-    sums: Float[Tensor, "K-1 W L m"] | None,
+    sums: Float[Tensor, "J W L m"] | None,
     coefficient: Callable[[int], Tensor] | None,
-    *,
-    first: int = 1,
 ) -> Float[Tensor, "L B m"] | None:
     """One pass over all knots: fill ``sums`` with the batch sums of the waves and return the sum over knots of coefficient * wave.
 
-    ``coefficient`` gives [W, L, m] for a knot, counted from ``first``; it is asked right after that knot's sums are there.
+    ``coefficient`` gives [W, L, m] for a knot; it is asked right after that knot's sums are there.
     """
     gradient = torch.zeros_like(projections).repeat(2, 1, 1, 1) if coefficient else None
     for knot, sign, wave in _waves(projections, knots):
@@ -144,7 +145,7 @@ def _sweep(
             if sign < 0:
                 sums[knot - 1].neg_()
         if gradient is not None and coefficient is not None:
-            gradient.addcmul_(wave, coefficient(knot - 1 + first)[:, :, None], value=sign)
+            gradient.addcmul_(wave, coefficient(knot)[:, :, None], value=sign)
     return gradient[0].add_(gradient[1]) if gradient is not None else None
 
 
@@ -176,18 +177,18 @@ def _chunks(latents: Tensor, directions: Tensor) -> Iterator[slice]:
         yield slice(start, start + size)
 
 
-def _positions(knots: int, like: Tensor) -> Float[Tensor, " K-1"]:
+def _positions(knots: int, like: Tensor) -> Float[Tensor, " J"]:
     """The knots but the first, at which every characteristic function is 1."""
     return torch.linspace(0, LAST_KNOT, knots, dtype=like.dtype, device=like.device)[1:]
 
 
-def _targets(knots: int, like: Tensor) -> Float[Tensor, "K-1 2 1 1"]:
+def _targets(knots: int, like: Tensor) -> Float[Tensor, "J 2 1 1"]:
     """The Gaussian's characteristic function: real and imaginary part."""
     real = torch.exp(-_positions(knots, like).square() / 2)
     return torch.stack([real, torch.zeros_like(real)], dim=1)[:, :, None, None]
 
 
-def _weights(knots: int, like: Tensor) -> Float[Tensor, " K-1"]:
+def _weights(knots: int, like: Tensor) -> Float[Tensor, " J"]:
     """Trapezoid rule on [-3, 3] folded onto [0, 3], times the Gaussian window."""
     weights = 2 * LAST_KNOT / (knots - 1) * torch.exp(-_positions(knots, like).square() / 2)
     weights[-1] /= 2

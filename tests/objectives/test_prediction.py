@@ -1,0 +1,116 @@
+"""LeWorldModel's objective: what it adds up, what it reports and what it depends on."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from lewm.config import Config, ConvEncoderConfig, ModelConfig, ObjectiveConfig, PredictorConfig
+from lewm.models.world_model import WorldModel
+from lewm.objectives.prediction import LeWMObjective
+from lewm.objectives.sigreg import random_directions, sigreg
+from lewm.schema import ActionSpec, Clip, Observation, ObservationSpec
+
+CONFIG = Config(
+    encoder=ConvEncoderConfig(channels=(8, 16)),
+    model=ModelConfig(latent_dimension=12, projector_width=24, action_embedding_width=16),
+    predictor=PredictorConfig(width=16, num_layers=2, num_heads=2, head_width=8, mlp_width=32, dropout=0.0),
+    objective=ObjectiveConfig(weight=0.3, num_directions=32),
+)
+
+
+def objective(weight: float = 0.3, seed: int = 0) -> LeWMObjective:
+    torch.manual_seed(0)
+    config = replace(CONFIG, objective=replace(CONFIG.objective, weight=weight))
+    specs = ObservationSpec(height_px=16, width_px=16), ActionSpec(kind="continuous", low=(-1.0, -1.0), high=(1.0, 1.0))
+    return LeWMObjective(config, WorldModel(config, *specs), seed=seed)
+
+
+def clip(num_clips: int = 8) -> Clip[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    frames = torch.randint(0, 256, (num_clips, 4, 1, 16, 16, 3), dtype=torch.uint8, generator=generator)
+    blocks = torch.randn(num_clips, 3, 10, generator=generator)
+    return Clip(Observation(frames), blocks, None, None, torch.arange(num_clips), torch.zeros(num_clips, dtype=torch.int64))
+
+
+def test_the_loss_is_the_mean_squared_error_of_the_next_latents_plus_weighted_sigreg_per_time_step():
+    model = objective()
+    model.eval()
+    loss, terms = model(clip(), 5)
+    latents = model.world_model.encode(clip().observations)
+    predicted = model.world_model.predict(latents[:, :3], clip().blocks)
+    prediction_loss = sum((predicted[b, t] - latents[b, t + 1]).square().sum() for b in range(8) for t in range(3)) / (8 * 3 * 12)
+    directions = random_directions(12, 32, seed=0, step=5)
+    statistic = sum(sigreg(latents[:, t], directions) for t in range(4)) / 4
+    torch.testing.assert_close(terms["prediction_loss"], prediction_loss.detach())
+    torch.testing.assert_close(terms["sigreg"], statistic.detach())
+    torch.testing.assert_close(loss, prediction_loss + 0.3 * statistic)
+
+
+def test_the_last_frame_is_trained_as_a_target_too():
+    model = objective(weight=0.0)
+    model.eval()
+    gradients = []
+    for frozen in (False, True):
+        latents = model.world_model.encode(clip().observations)
+        target = latents[:, 1:].detach() if frozen else latents[:, 1:]
+        error = (model.world_model.predict(latents[:, :3], clip().blocks) - target).square().mean()
+        gradients.append(torch.autograd.grad(error, list(model.world_model.encoder.parameters())))
+    loss, _ = model(clip(), 0)
+    got = torch.autograd.grad(loss, list(model.world_model.encoder.parameters()))
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(got, gradients[0], strict=True))
+    assert not all(torch.allclose(a, b, atol=1e-7) for a, b in zip(got, gradients[1], strict=True))
+
+
+def test_every_parameter_gets_a_gradient_after_the_first_step_has_opened_the_gates():
+    model = objective()
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(2):
+        optimiser.zero_grad()
+        model(clip(), step)[0].backward()
+        optimiser.step()
+    model.zero_grad()
+    model(clip(), 2)[0].backward()
+    without = [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    assert without == []
+
+
+def test_weight_zero_still_reports_sigreg_but_does_not_follow_it():
+    model = objective(weight=0.0)
+    loss, terms = model(clip(), 0)
+    assert float(terms["sigreg"]) > 0.5
+    assert float(loss.detach()) == float(terms["prediction_loss"])
+
+
+def test_the_loss_is_a_function_of_seed_step_and_clip():
+    torch.manual_seed(99)
+    first = [float(term.detach()) for term in objective().eval()(clip(), 3)[1].values()]
+    torch.manual_seed(100)
+    again = [float(term.detach()) for term in objective().eval()(clip(), 3)[1].values()]
+    assert first == again
+    assert float(objective().eval()(clip(), 4)[1]["sigreg"]) != first[1]
+    assert float(objective(seed=1).eval()(clip(), 3)[1]["sigreg"]) != first[1]
+
+
+def test_terms_carry_no_graph():
+    assert not any(term.requires_grad for term in objective()(clip(), 0)[1].values())
+
+
+def test_bfloat16_autocast_trains_and_keeps_the_losses_in_float32():
+    model = objective()
+    reference = model.eval()(clip(), 0)[1]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, terms = model(clip(), 0)
+    loss.backward()
+    assert loss.dtype == terms["sigreg"].dtype == terms["prediction_loss"].dtype == torch.float32
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters() if parameter.grad is not None)
+    # bfloat16 keeps 8 bits: a few per cent.
+    assert float(terms["sigreg"]) == pytest.approx(float(reference["sigreg"]), rel=0.05)
+    assert float(terms["prediction_loss"]) == pytest.approx(float(reference["prediction_loss"]), rel=0.05)
+
+
+@pytest.mark.parametrize("column", ["frames", "blocks"])
+def test_only_declared_columns_are_needed(column: str):
+    assert column in LeWMObjective.clip_columns
+    assert clip().rewards is clip().labels is None
