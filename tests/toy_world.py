@@ -37,7 +37,9 @@ class ToyWalkBatch:
         self.observation_spec = ObservationSpec(
             height_px=size_px, width_px=size_px + 1, cameras=("front", "side"), proprioception=("place", "last_move")
         )
-        self.action_spec = ActionSpec(kind="discrete", num_choices=3) if kind == "discrete" else ActionSpec(kind="continuous", low=(-1.0,), high=(1.0,))
+        self.action_spec = (
+            ActionSpec(kind="discrete", num_choices=3) if kind == "discrete" else ActionSpec(kind="continuous", low=(-1.0,), high=(1.0,))
+        )
         self.label_names = ("place", "env_step")
 
     def reset(self, seeds: Sequence[int]) -> None:

@@ -95,7 +95,7 @@ def load_checkpoint(path: Path | str, device: str = "cpu") -> Checkpoint:
         step, env, provenance = int(description["step"]), dict(description["env"]), dict(description["provenance"])
     except LewmError as error:
         raise CheckpointError(f"checkpoint {str(directory)!r} has a configuration that this version cannot use: {error}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"checkpoint {str(directory)!r} has an incomplete or malformed config.json: {error!r}") from error
     weights = directory / "model.safetensors"
     with torch.device("meta"):  # shapes first: a wrong configuration must not allocate anything

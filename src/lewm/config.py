@@ -17,6 +17,10 @@ from lewm.errors import ConfigError
 from lewm.registry import did_you_mean
 
 
+MOST_LAYERS = 1000
+"""More is a mistake or an attack: layers cost time to build even before their shapes are compared with a file's."""
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
@@ -25,6 +29,11 @@ def _require(condition: bool, message: str) -> None:
 def _at_least(low: float, **values: float) -> None:
     for name, value in values.items():
         _require(value >= low, f"{name} must be at least {low:g}, got {value:g}")
+
+
+def _at_most(high: float, **values: float) -> None:
+    for name, value in values.items():
+        _require(value <= high, f"{name} must be at most {high:g}, got {value:g}")
 
 
 def _fraction(**values: float) -> None:
@@ -89,6 +98,7 @@ class ViTEncoderConfig:
 
     def __post_init__(self) -> None:
         _at_least(1, patch_px=self.patch_px, num_layers=self.num_layers, num_heads=self.num_heads, mlp_width=self.mlp_width)
+        _at_most(MOST_LAYERS, **{"encoder.num_layers": self.num_layers})
         _require(self.width % self.num_heads == 0, f"encoder.width ({self.width}) must be a multiple of encoder.num_heads ({self.num_heads})")
 
 
@@ -131,6 +141,7 @@ class PredictorConfig:
 
     def __post_init__(self) -> None:
         _at_least(1, width=self.width, num_layers=self.num_layers, num_heads=self.num_heads, head_width=self.head_width, mlp_width=self.mlp_width)
+        _at_most(MOST_LAYERS, **{"predictor.num_layers": self.num_layers})
         _fraction(dropout=self.dropout)
 
 

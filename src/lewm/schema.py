@@ -85,6 +85,8 @@ class ActionSpec:
     """Number of different actions (discrete)."""
 
     def __post_init__(self) -> None:
+        if self.kind not in ("continuous", "discrete", "none"):
+            raise ConfigError(f"action kind must be one of continuous, discrete, none; got {self.kind!r}")
         if self.kind == "continuous" and not (len(self.low) == len(self.high) > 0 and all(a < b for a, b in zip(self.low, self.high, strict=True))):
             raise ConfigError(f"a continuous action needs bounds low < high for each dimension, got {self.low} and {self.high}")
         if self.kind == "discrete" and self.num_choices < 2:

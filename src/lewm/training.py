@@ -6,6 +6,7 @@ interrupted run that is resumed ends bit for bit where an uninterrupted one does
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import math
 import os
@@ -76,7 +77,10 @@ def train(
     strategy = "auto" if options.num_devices == 1 else ("ddp" if is_launched_outside else "ddp_spawn")
     fabric = Fabric(accelerator=options.device, devices=options.num_devices, strategy=strategy, precision=options.precision)
     prepare_run(Path(out), to_toml(config), resume=resume)
-    fabric.launch(_train_on_rank, config, Path(data), Path(out), resume, command, progress)  # type: ignore[arg-type]
+    # Bound as a partial, because Fabric refuses frozen dataclasses among the arguments that it passes to new processes.
+    fabric.launch(
+        functools.partial(_train_on_rank, config=config, data=Path(data), out=Path(out), resume=resume, command=command, make_progress=progress)
+    )
     return Path(out)
 
 
@@ -147,7 +151,8 @@ def _train_on_rank(
     optimizer = torch.optim.AdamW(objective.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
     start_step, looks, seconds_before = _restore(out, config, objective, optimizer) if resume else (0, [], 0.0)
     if options.use_compile:
-        objective.compile()
+        for network in (model.encoder, model.predictor):
+            network.compile()
     wrapped, optimizer = fabric.setup(objective, optimizer)
 
     provenance = {

@@ -3,9 +3,7 @@
 Axes: N env step, Y X image.
 """
 
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +11,6 @@ import pytest
 from lewm.data.layout import DatasetMeta
 from lewm.registry import ENVS, Entry
 from lewm.schema import ActionSpec, Episode, Observation, ObservationSpec
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # toy_world, also for the processes that collect() starts
 
 if "toy-walk" not in ENVS:
     ENVS.add("toy-walk", Entry(target="toy_world:ToyWalk", summary="the tests' own world"))

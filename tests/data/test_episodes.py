@@ -140,9 +140,15 @@ BAD_EPISODES = {
         lambda e: dataclasses.replace(e, observations=Observation(e.observations.frames[:, :, :5])),
         r"frames must be uint8 .*, got uint8 \[13, 1, 5, 7, 3\]",
     ),
-    "an action too many": (lambda e: dataclasses.replace(e, actions=np.zeros((13, 2), np.float32)), r"actions must be float32 \[12, 2\], got float32 \[13, 2\]"),
+    "an action too many": (
+        lambda e: dataclasses.replace(e, actions=np.zeros((13, 2), np.float32)),
+        r"actions must be float32 \[12, 2\], got float32 \[13, 2\]",
+    ),
     "float64 actions": (lambda e: dataclasses.replace(e, actions=np.zeros((12, 2))), r"actions must be float32 \[12, 2\], got float64"),
-    "an action out of bounds": (lambda e: dataclasses.replace(e, actions=np.full((12, 2), 1.5, np.float32)), r"actions must be within \[-1.0, -2.0\]"),
+    "an action out of bounds": (
+        lambda e: dataclasses.replace(e, actions=np.full((12, 2), 1.5, np.float32)),
+        r"actions must be within \[-1.0, -2.0\]",
+    ),
     "an action that is NaN": (lambda e: dataclasses.replace(e, actions=np.full((12, 2), np.nan, np.float32)), r"actions must be finite, got nan"),
     "infinite labels": (lambda e: dataclasses.replace(e, labels=np.full((13, 2), np.inf, np.float32)), r"labels must be finite, got inf"),
     "no rewards": (lambda e: dataclasses.replace(e, rewards=None), r"has a column 'rewards', but the episode has none"),
@@ -169,7 +175,11 @@ def test_an_episode_of_another_kind_is_refused(name: str, tmp_path: Path, meta: 
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("shards/00001/frames.top.npy", 4_000, r"is damaged: shards/00001/frames.top.npy has 4,000 of 5,042 bytes; `lewm collect --resume` rewrites it"),
+        (
+            "shards/00001/frames.top.npy",
+            4_000,
+            r"is damaged: shards/00001/frames.top.npy has 4,000 of 5,042 bytes; `lewm collect --resume` rewrites it",
+        ),
         ("shards/00000/actions.npy", None, r"shards/00000/actions.npy is missing"),
         ("shards/00000/labels.npy", b"\x93NUMPY\x03", r"shards/00000/labels.npy does not begin with the header of 39 rows of float32 \[2\]"),
         ("shards/00001/shard.json", b"[", r"shards/00001/shard.json cannot be used"),
@@ -236,9 +246,7 @@ def test_action_statistics_are_those_of_the_chosen_episodes(tmp_path: Path, meta
     np.testing.assert_allclose(std, chosen.std(0), rtol=1e-9)
 
 
-def test_more_shards_than_the_process_may_open_can_be_read(
-    tmp_path: Path, meta: DatasetMeta, new_episode: NewEpisode, few_descriptors: None
-) -> None:
+def test_more_shards_than_the_process_may_open_can_be_read(tmp_path: Path, meta: DatasetMeta, new_episode: NewEpisode, few_descriptors: None) -> None:
     store = write(tmp_path / "d", dataclasses.replace(meta, episodes_per_shard=1), [new_episode(i) for i in range(80)])
     for i in [*range(80), *range(80)]:
         assert store.episode(i).labels[0, 0] == i

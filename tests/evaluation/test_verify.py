@@ -27,6 +27,12 @@ def result(seeker_result: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(seeker_result))
 
 
+@pytest.fixture(scope="module")
+def small_result() -> dict[str, Any]:
+    """Quick to verify: one short distance."""
+    return json.loads(json.dumps(evaluate(Seeker(), make_manifest("two-room", {"size_px": 32}, distances=[15], num_pairs=5, seed=1))))
+
+
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Paths of all values that hold no others."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
@@ -74,7 +80,8 @@ def test_a_truthful_result_is_accepted_and_says_what_was_not_checked(result: dic
     assert verify_result(str(tmp_path / "result.json")) == report == verify_result(result)
 
 
-def test_a_hundred_of_a_hundred_random_edits_are_refused(result: dict[str, Any]) -> None:
+def test_a_hundred_of_a_hundred_random_edits_are_refused(small_result: dict[str, Any]) -> None:
+    result = small_result
     dice = random.Random(0)
     paths = list(leaves(result))
     accepted = []
@@ -90,13 +97,14 @@ def test_a_hundred_of_a_hundred_random_edits_are_refused(result: dict[str, Any])
     assert accepted == []
 
 
-def test_random_edits_of_each_section_are_refused_even_with_new_hashes(result: dict[str, Any]) -> None:
+def test_random_edits_of_each_section_are_refused_even_with_new_hashes(small_result: dict[str, Any]) -> None:
+    result = small_result
     dice = random.Random(1)
     derivable = [path for path in leaves(result) if path[0] not in UNVERIFIED and path[-1] not in {"content_sha256", "manifest_sha256", "actions"}]
     accepted = []
     for section in sorted({str(path[0]) for path in derivable}):
         own = [path for path in derivable if str(path[0]) == section]
-        for path in dice.sample(own, min(8, len(own))):
+        for path in dice.sample(own, min(5, len(own))):
             edited = copy.deepcopy(result)
             edit(edited, path, dice)
             rehash(edited)

@@ -108,9 +108,3 @@ def test_bfloat16_autocast_trains_and_keeps_the_losses_in_float32():
     # bfloat16 keeps 8 bits: a few per cent.
     assert float(terms["sigreg"]) == pytest.approx(float(reference["sigreg"]), rel=0.05)
     assert float(terms["prediction_loss"]) == pytest.approx(float(reference["prediction_loss"]), rel=0.05)
-
-
-@pytest.mark.parametrize("column", ["frames", "blocks"])
-def test_only_declared_columns_are_needed(column: str):
-    assert column in LeWMObjective.clip_columns
-    assert clip().rewards is clip().labels is None

@@ -136,9 +136,7 @@ def test_video_without_actions_cannot_be_planned_on():
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.5, 1.0])
 def test_smoothed_noise_has_unit_variance_and_the_promised_correlation(smoothing):
-    noise = smoothed_noise(
-        [(1, 0)], 0, num_candidates=4000, num_env_steps=20, action_dimension=2, smoothing=smoothing, window_env_steps=4
-    )[0]
+    noise = smoothed_noise([(1, 0)], 0, num_candidates=4000, num_env_steps=20, action_dimension=2, smoothing=smoothing, window_env_steps=4)[0]
     assert noise.var() == pytest.approx(1.0, abs=0.02)
     neighbours = (noise[:, 1:] * noise[:, :-1]).mean()
     assert neighbours == pytest.approx(0.75 * smoothing, abs=0.02)  # two windows of four share three samples

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from lewm.commands.parsing import command_line, parse, parse_options, progress_bar
+from lewm.commands.parsing import command_line, parse, parse_options, progress_bar, show
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,5 @@ def collect(words: Sequence[str]) -> None:
             command=command_line("collect", words),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    console().print(
-        f"collected: {arguments.out}: {len(store):,} episodes, {store.num_env_steps:,} env steps\nnext: lewm train --data {arguments.out} --preset laptop --out RUN",
-        markup=False,
-    )
+    show(f"collected: {arguments.out}: {len(store):,} episodes, {store.num_env_steps:,} env steps")
+    show(f"next: lewm train --data {arguments.out} --preset laptop --out RUN")

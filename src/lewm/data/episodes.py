@@ -172,10 +172,13 @@ class EpisodeStore:
 
     def _map(self, name: str, shard: int) -> np.ndarray:
         column, num_rows = self._columns[name], self._records[shard].num_rows
-        with open(shard_path(self.path, shard) / f"{name}.npy", "rb") as file:
-            if os.fstat(file.fileno()).st_size != column.file_bytes(num_rows):
-                raise damaged(self.path, f"shards/{shard:05d}/{name}.npy has changed since it was opened")
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        try:
+            with open(shard_path(self.path, shard) / f"{name}.npy", "rb") as file:
+                if os.fstat(file.fileno()).st_size != column.file_bytes(num_rows):
+                    raise damaged(self.path, f"shards/{shard:05d}/{name}.npy has changed since it was opened")
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise damaged(self.path, f"shards/{shard:05d}/{name}.npy cannot be opened ({error.strerror})") from None
         return np.frombuffer(mapped, column.dtype, offset=HEADER_BYTES).reshape(num_rows, *column.shape)
 
 

@@ -76,6 +76,10 @@ def check_episode(meta: DatasetMeta, episode: Episode) -> None:
         if not np.isfinite(array).all():
             raise DataError(f"{name} must be finite, got {array[~np.isfinite(array)][0]} in an episode of {num_env_steps} env steps")
     _check_actions(meta, episode.actions)
+    try:
+        json.dumps(episode.provenance)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"an episode's provenance must be plain JSON values: {error}") from None
 
 
 def _check_array(name: str, array: np.ndarray, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
@@ -139,10 +143,7 @@ def _rows(name: str, meta: DatasetMeta, episode: Episode) -> np.ndarray:
 
 def _episode_line(row: np.ndarray, episode: Episode) -> str:
     values = {name: row[name].item() for name in INDEX_DTYPE.names or ()}
-    try:
-        return json.dumps({**values, "provenance": episode.provenance}) + "\n"
-    except TypeError as error:
-        raise DataError(f"an episode's provenance must be plain JSON values: {error}") from None
+    return json.dumps({**values, "provenance": episode.provenance}) + "\n"
 
 
 def _write_file(path: Path, start: bytes, parts: Iterable[np.ndarray]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ DEAD_STD = 0.1
 COLLAPSED_SHARE = 0.8
 """A collapse scores at least this share of what SIGReg gives a single point (0.402 B)."""
 COLLAPSED_STD = 0.1
-"""... and its mean standard deviation is below this. (Two-room, laptop preset: without SIGReg at most 0.05, with it above 0.1 from step 20 on.)"""
+"""... and its mean standard deviation is below this. (Two-room, laptop preset: without SIGReg at most 0.05, with it above 0.1 from step 30 on.)"""
 DEAD_FRACTION = 0.5
 """Share of dead dimensions that makes a collapse partial."""
 LOW_RANK_FRACTION = 0.05
@@ -42,6 +42,8 @@ BLIND_SENSITIVITY = 1.05
 """Shuffled actions must raise the prediction error by at least this factor."""
 WARMUP_FRACTION = 0.05
 """Share of training during which nothing is judged."""
+WARMUP_STEPS = 30
+"""Steps during which nothing is judged, however short the training: a healthy run needs about as many to spread its latents."""
 LATE_FRACTION = 0.15
 """Share of training after which only a steep recovery holds an alarm back: a collapse must be known within the first fifth."""
 RECOVERY, LATE_RECOVERY = 1.25, 2.0
@@ -139,10 +141,10 @@ def judge(look: Mapping[str, float]) -> CollapseVerdict:
 def judge_training(looks: Sequence[Mapping[str, float]], *, num_steps: int) -> CollapseVerdict:
     """The verdict on a run so far, from its looks (``step`` and the values of ``measure_collapse``), oldest first.
 
-    Collapsed: after the first 5 % of ``num_steps``, two looks in a row with all latents near one point and no growth of their spread. The milder
-    verdicts wait for the second half of training, for two looks in a row as well.
+    Collapsed: after warm-up (5 % of ``num_steps``, at least 30 steps), two looks in a row with all latents near one point and no growth of their
+    spread. The milder verdicts wait for the second half of training, for two looks in a row as well.
     """
-    judged = [look for look in looks if look["step"] + 1 >= WARMUP_FRACTION * num_steps]
+    judged = [look for look in looks if look["step"] + 1 >= max(WARMUP_STEPS, WARMUP_FRACTION * num_steps)]
     recent = judged[-NUM_CONSECUTIVE_LOOKS:]
     if len(recent) < NUM_CONSECUTIVE_LOOKS:
         return HEALTHY

@@ -51,9 +51,15 @@ class PlanTimes:
     num_episodes: list[int] = field(default_factory=list)
     """Plans made by that call."""
 
+    def add(self, seconds: float, num_plans: int) -> None:
+        """Count a call, if it made plans."""
+        if num_plans > 0:
+            self.seconds.append(seconds)
+            self.num_episodes.append(num_plans)
+
     def per_plan_ms(self) -> np.ndarray:
         """float64 [calls]: time of a call divided by its plans."""
-        per_plan: np.ndarray = 1e3 * np.array(self.seconds) / np.maximum(1, np.array(self.num_episodes))
+        per_plan: np.ndarray = 1e3 * np.array(self.seconds) / np.array(self.num_episodes)
         return per_plan
 
 
@@ -158,36 +164,48 @@ def run_policy(
     """
     envs = start_batch(env, env_options, start_states, goal_states)
     state = policy.reset(envs.observe_goals(), list(seeds))
-    goals = list(goal_states)
-    rows = np.arange(len(goals))  # which episode each row of the batch is
-    is_over = np.zeros(len(goals), dtype=bool)
-    first_hits: list[int | None] = [None] * len(goals)
-    executed: list[list[np.ndarray]] = [[] for _ in goals]
+    record = _Record(len(goal_states))
     for step in range(budget_env_steps):
-        if is_over[rows].any() and policy.needs_frame(state):
-            keep = np.flatnonzero(~is_over[rows])
+        looks = policy.needs_frame(state)
+        if looks and record.is_over[record.rows].any():
+            keep = np.flatnonzero(~record.is_over[record.rows])
             state, states = policy.select(state, keep), envs.get_states()
-            rows = rows[keep]
-            envs = start_batch(env, env_options, [states[i] for i in keep], [goals[row] for row in rows])
-        observation = envs.observe() if policy.needs_frame(state) else None
-        start_s = time.perf_counter()
-        plans_before = _num_plans(state)
+            record.rows = record.rows[keep]
+            envs = start_batch(env, env_options, [states[i] for i in keep], [goal_states[int(row)] for row in record.rows])
+        observation = envs.observe() if looks else None
+        plans_before, start_s = _num_plans(state), time.perf_counter()
         actions, state = policy.act(observation, state)
-        if times is not None and observation is not None and (num_plans := len(rows) if plans_before is None else _num_plans(state) - plans_before):
-            times.seconds.append(time.perf_counter() - start_s)
-            times.num_episodes.append(num_plans)
+        if times is not None and looks:
+            times.add(time.perf_counter() - start_s, len(record.rows) if plans_before is None else _num_plans(state) - plans_before)
         _, terminated = envs.step(actions)
-        solved = envs.is_solved()
-        for position, row in enumerate(rows):
-            if not is_over[row]:
-                executed[row].append(actions[position])
-                first_hits[row] = step + 1 if solved[position] else None
-                is_over[row] = solved[position] or terminated[position]
+        record.add(step, actions, envs.is_solved(), terminated)
         if progress is not None:
-            progress(step + 1, int((~is_over).sum()))
-        if is_over.all():
+            progress(step + 1, int((~record.is_over).sum()))
+        if record.is_over.all():
             break
-    return [Outcome(first_hit=hit, actions=np.stack(actions)) for hit, actions in zip(first_hits, executed, strict=True)]
+    return record.outcomes()
+
+
+class _Record:
+    """What the episodes of a shrinking batch have done so far; ``rows`` says which episode each row of the batch is."""
+
+    def __init__(self, num_episodes: int) -> None:
+        self.rows = np.arange(num_episodes)
+        self.is_over = np.zeros(num_episodes, dtype=bool)
+        self._first_hits: list[int | None] = [None] * num_episodes
+        self._executed: list[list[np.ndarray]] = [[] for _ in range(num_episodes)]
+
+    def add(self, step: int, actions: np.ndarray, solved: np.ndarray, terminated: np.ndarray) -> None:
+        """One env step of every row; episodes that are over are not recorded any more."""
+        for position, row in enumerate(self.rows):
+            if not self.is_over[row]:
+                self._executed[row].append(actions[position])
+                self._first_hits[row] = step + 1 if solved[position] else None
+                self.is_over[row] = solved[position] or terminated[position]
+
+    def outcomes(self) -> list[Outcome]:
+        """Of all episodes, in their order."""
+        return [Outcome(first_hit=hit, actions=np.stack(actions)) for hit, actions in zip(self._first_hits, self._executed, strict=True)]
 
 
 def _num_plans(state: Any) -> Any:

@@ -34,6 +34,9 @@ _SETTINGS: dict[str, type] = {
     "protocol_version": int,
     "seed": int,
     "num_pairs": int,
+    "distances": list,
+    "strata": list,
+    "pairs": list,
 }
 
 
@@ -88,18 +91,7 @@ def _verified_manifest(result: dict[str, Any]) -> Manifest:
     values, protocol = result.get("manifest"), result.get("protocol")
     if not isinstance(values, dict) or not isinstance(protocol, dict):
         raise VerificationError("manifest and protocol must both be JSON objects in a result")
-    for name, kind in _SETTINGS.items():
-        if type(values.get(name)) is not kind:
-            raise VerificationError(f"manifest.{name} must be of type {kind.__name__}, got {values.get(name)!r}")
-    for name in ("distances", "pairs", "strata"):
-        if not isinstance(values.get(name), list) or (name == "distances" and not all(type(distance) is int for distance in values[name])):
-            raise VerificationError(
-                f"manifest.{name} must be a list{' of whole numbers' if name == 'distances' else ''}, got {_short(values.get(name))}"
-            )
-    try:
-        manifest = Manifest.from_dict(values)
-    except LewmError as error:
-        raise VerificationError(f"manifest: {error}") from error
+    manifest = _read_manifest(values)
     if protocol.get("manifest_sha256") != manifest.sha256:
         _refuse("protocol.manifest_sha256", protocol.get("manifest_sha256"), manifest.sha256)
     num_expected = manifest.num_pairs * len(manifest.distances) * len(manifest.strata)
@@ -107,19 +99,26 @@ def _verified_manifest(result: dict[str, Any]) -> Manifest:
         _refuse("manifest.pairs", f"{len(manifest.pairs)} pairs", f"{num_expected} pairs")
     if manifest.protocol in PROTOCOLS and manifest.protocol_version != PROTOCOLS[manifest.protocol]:
         _refuse("manifest.protocol_version", manifest.protocol_version, PROTOCOLS[manifest.protocol])
+    request: dict[str, Any] = {"distances": manifest.distances, "num_pairs": manifest.num_pairs, "seed": manifest.seed, "protocol": manifest.protocol}
     try:
-        again = make_manifest(
-            manifest.env,
-            manifest.env_options,
-            distances=manifest.distances,
-            num_pairs=manifest.num_pairs,
-            seed=manifest.seed,
-            protocol=manifest.protocol,
-        )
+        again = make_manifest(manifest.env, manifest.env_options, **request)
     except LewmError as error:
         raise VerificationError(f"manifest: its pairs cannot be made again: {error}") from error
     _compare("manifest", values, again.to_dict())
     return manifest
+
+
+def _read_manifest(values: dict[str, Any]) -> Manifest:
+    """The manifest as it stands in the file, its settings being of the right type."""
+    for name, kind in _SETTINGS.items():
+        if type(values.get(name)) is not kind:
+            raise VerificationError(f"manifest.{name} must be of type {kind.__name__}, got {_short(values.get(name))}")
+    if not all(type(distance) is int for distance in values["distances"]):
+        raise VerificationError(f"manifest.distances must be whole numbers, got {_short(values['distances'])}")
+    try:
+        return Manifest.from_dict(values)
+    except LewmError as error:
+        raise VerificationError(f"manifest: {error}") from error
 
 
 def _replayed(result: dict[str, Any], manifest: Manifest) -> dict[str, Outcome]:

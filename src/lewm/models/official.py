@@ -2,8 +2,6 @@
 
 import re
 
-from torch import nn
-
 from lewm.models.world_model import WorldModel
 
 _PARTS: tuple[tuple[str, str], ...] = (
@@ -41,7 +39,7 @@ _PARTS: tuple[tuple[str, str], ...] = (
 def official_names(model: WorldModel) -> dict[str, str]:
     """Our name -> the official name of every parameter and running statistic that the official model has too (not the preprocessing)."""
     names = {}
-    for ours in nn.Module.state_dict(model):
+    for ours in model.state_dict():
         for pattern, replacement in _PARTS:
             match = re.fullmatch(pattern, ours)
             if match:

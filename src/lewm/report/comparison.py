@@ -66,7 +66,8 @@ def latent_space(evidence: Evidence, gallery: Gallery, probe_html: str) -> str:
         panels += _pictures("control", "Control", gallery.control_latents)
     count = len(gallery.latents.latents)
     words = (
-        f"Each dot is one of {count:,} frames from fresh episodes, placed by the two directions in which the latents vary most (PCA) and coloured by the agent's true "
+        f"Each dot is one of {count:,} frames from fresh episodes, placed by the two directions in which the latents vary most (PCA) and coloured "
+        f"by the agent's true "
         "position, which the model was never told. Smooth colours mean that the model found out about space by itself."
     )
     if gallery.control_latents is not None:
@@ -78,7 +79,8 @@ def provenance(evidence: Evidence) -> str:
     """Commands, times, versions, hardware, hashes."""
     parts = [
         markup.paragraph(
-            "Everything above follows from these commands; success rates can be re-checked without the model: <code>lewm verify</code> replays every action in the simulator."
+            "Everything above follows from these commands; success rates can be re-checked without the model: <code>lewm verify</code> replays "
+            "every action in the simulator."
         )
     ]
     listed = _commands(evidence)
@@ -97,8 +99,10 @@ def provenance(evidence: Evidence) -> str:
 def footer() -> str:
     """The source of the method."""
     return (
-        "<footer><p>Method: Maes, Le Lidec, Scieur, LeCun, Balestriero, <em>LeWorldModel: Stable End-to-End Joint-Embedding Predictive Architecture from Pixels</em>, "
-        "arXiv 2603.19312. SIGReg: LeJEPA, arXiv 2511.08544. One training seed and one world: intervals cover the choice of start and goal pairs, not that of the seed.</p></footer>"
+        "<footer><p>Method: Maes, Le Lidec, Scieur, LeCun, Balestriero, <em>LeWorldModel: Stable End-to-End Joint-Embedding Predictive "
+        "Architecture from Pixels</em>, "
+        "arXiv 2603.19312. SIGReg: LeJEPA, arXiv 2511.08544. One training seed and one world: intervals cover the choice of start and goal pairs, "
+        "not that of the seed.</p></footer>"
     )
 
 

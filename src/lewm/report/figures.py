@@ -10,8 +10,16 @@ from typing import Any
 
 import numpy as np
 
-INK, MUTED, RULE, MAIN, CONTROL, GOOD = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
-_CSS = {INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)", MAIN: "var(--main)", CONTROL: "var(--control)", GOOD: "var(--good)"}
+INK, MUTED, RULE, MAIN, CONTROL, GOOD, PAPER = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606", "#070707"
+_CSS = {
+    INK: "currentColor",
+    MUTED: "var(--muted)",
+    RULE: "var(--rule)",
+    MAIN: "var(--main)",
+    CONTROL: "var(--control)",
+    GOOD: "var(--good)",
+    PAPER: "var(--paper)",
+}
 _SETTINGS = {
     "svg.fonttype": "none",
     "svg.hashsalt": "lewm",
@@ -40,6 +48,7 @@ def curves(
     title: str,
     x_label: str,
     is_log: bool = False,
+    is_log_x: bool = False,
     levels: Sequence[tuple[str, float]] = (),
     bottom: float | None = None,
 ) -> str:
@@ -62,7 +71,10 @@ def curves(
             )
         if is_log:
             axes.set_yscale("log")
-            _plain_log_labels(axes)
+            _plain_log_labels(axes.yaxis, axes.get_ylim())
+        if is_log_x:
+            axes.set_xscale("log")
+            _plain_log_labels(axes.xaxis, axes.get_xlim())
         if bottom is not None:
             axes.set_ylim(bottom=bottom)
         for (label, x, y, color), height in zip(lines, _label_heights(axes, lines), strict=True):
@@ -75,6 +87,7 @@ def curves(
                     color=color,
                     va="center",
                     fontsize=9,
+                    bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1},
                     fontweight="bold",
                     annotation_clip=False,
                 )
@@ -108,17 +121,17 @@ def intervals(
 ) -> str:
     """Rates with their intervals, one line per row (name, own, floors by name, ceiling)."""
     with _style():
-        figure, axes = _panel(title, "goals reached", height=0.9 + 0.46 * len(rows))
+        figure, axes = _panel(title, "goals reached", width=5.4, height=0.8 + 0.38 * len(rows))
         axes.grid(visible=False, axis="y")
         axes.grid(visible=True, axis="x")
         for row, (_, own, floors, ceiling) in enumerate(rows):
             axes.plot([own["low"], own["high"]], [row, row], color=MAIN, linewidth=3, alpha=0.45, solid_capstyle="round")
-            axes.plot(own["rate"], row, "o", color=MAIN, markersize=7)
+            axes.plot(own["rate"], row, "o", color=MAIN, markersize=7, zorder=3)
             for marker, floor in zip("xv|", floors.values(), strict=False):
                 if floor is not None:
                     axes.plot(floor["rate"], row, marker, color=MUTED, markersize=6, markeredgewidth=1.5)
             if ceiling is not None:
-                axes.plot(ceiling["rate"], row, "D", color=GOOD, markersize=5, fillstyle="none", markeredgewidth=1.5)
+                axes.plot(ceiling["rate"], row, "D", color=GOOD, markersize=10, fillstyle="none", markeredgewidth=1.3)
         axes.set_yticks(range(len(rows)), [row[0] for row in rows])
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -137,10 +150,10 @@ def smoothed(values: Sequence[float], window: int = 9) -> list[float]:
 def _style() -> Any:
     import matplotlib
 
-    return matplotlib.rc_context(_SETTINGS)
+    return matplotlib.rc_context({**_SETTINGS})  # type: ignore[dict-item]
 
 
-def _panel(title: str, x_label: str, *, width: float = 4.6, height: float = 2.9) -> tuple[Any, Any]:
+def _panel(title: str, x_label: str, *, width: float = 4.2, height: float = 2.75) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -153,15 +166,14 @@ def _panel(title: str, x_label: str, *, width: float = 4.6, height: float = 2.9)
     return figure, axes
 
 
-def _plain_log_labels(axes: Any) -> None:
+def _plain_log_labels(axis: Any, limits: tuple[float, float]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    low, high = axes.get_ylim()
-    subdivisions = (1.0, 2.0, 5.0) if high / low < 200 else (1.0,)
-    axes.yaxis.set_major_locator(LogLocator(subs=subdivisions))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_tick_params(which="minor", length=0)
+    subdivisions = (1.0, 2.0, 5.0) if limits[1] / limits[0] < 200 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subdivisions))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_tick_params(which="minor", length=0)
 
 
 def _label_heights(axes: Any, lines: Sequence[Curve]) -> list[float]:

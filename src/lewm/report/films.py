@@ -18,7 +18,7 @@ PAPER_COLOR = (250, 250, 248)
 SUPERSAMPLING = 3
 NUM_HELD_FRAMES = 10
 """How often the last frame is repeated before a film starts again."""
-FRAME_MS = 80
+FRAME_MS = 110
 GHOST_STRENGTH = 0.35
 
 
@@ -90,7 +90,8 @@ def png_bytes(image: Image.Image) -> bytes:
 
 
 def _draw_markers(draw: ImageDraw.ImageDraw, replay: Replay, moment: int, side: int) -> None:
-    assert replay.positions is not None and replay.goal_position is not None
+    assert replay.positions is not None
+    assert replay.goal_position is not None
     unit = side / 64  # one pixel of a 64 px frame
     if replay.goal_radius is not None:
         _ring(draw, replay.goal_position * side, replay.goal_radius * side, (*GOAL_COLOR, 230), 0.5 * unit)

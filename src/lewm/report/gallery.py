@@ -73,7 +73,8 @@ def _grid(evidence: Evidence, replay: Callable[..., list[Replay]]) -> Film | Non
     replays = replay(row.result, *[episode["pair"] for episode in _episodes(row)][:NUM_GRID_EPISODES])
     solved = sum(shown.is_solved for shown in replays)
     caption = (
-        f"The first {len(replays)} {row.stratum} episodes of the evaluation at {row.distance} env steps, not selected: {solved} of {len(replays)} reached. "
+        f"The first {len(replays)} {row.stratum} episodes of the evaluation at {row.distance} env steps, not selected: {solved} of {len(replays)} "
+        f"reached. "
         "Green circle: the goal. Blue: the plan, as the model imagines it; the ring is its imagined end. Grey: the way so far."
     )
     return _film(grid_film(replays), "Planned episodes", caption)

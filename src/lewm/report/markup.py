@@ -51,7 +51,8 @@ def glossary(entries: Mapping[str, str]) -> str:
 
 def charts(*svgs: str, caption: str) -> str:
     """Charts side by side, below each other on a phone."""
-    return f'<figure><div class="charts">{"".join(svgs)}</div><figcaption>{escape(caption)}</figcaption></figure>'
+    columns = {1: "one", 3: "three"}.get(len(svgs), "two")
+    return f'<figure><div class="charts {columns}">{"".join(svgs)}</div><figcaption>{escape(caption)}</figcaption></figure>'
 
 
 def film(gif: bytes, still: bytes, *, title: str, caption: str, width: int, height: int) -> str:

@@ -65,7 +65,9 @@ def replay_episodes(result: dict[str, Any], pairs: Sequence[str], policy: MPCPol
     state = None
     if policy is not None and probe is not None and side_px is not None:
         state = policy.reset(goals, [manifest.policy_seed(pair) for pair in chosen])
-    frames, labels, imagined = [], [], []
+    frames: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    imagined: list[np.ndarray] = []
     for step in range(max(map(len, actions)) + 1):
         observation = envs.observe()
         frames.append(observation.frames[:, 0])

@@ -26,7 +26,8 @@ def header(evidence: Evidence) -> str:
     success, goals = row.fields["success"], GOALS.get(row.stratum, f"{row.stratum} goals")
     title = f"Reaches <em>{_percent(success['rate'])}</em> of {markup.escape(goals)}, planning from pixels"
     lead = (
-        f"95 % interval {_range(success)}, n = {row.fields['n']} start and goal pairs from episodes that it never trained on, {row.distance} env steps apart, "
+        f"95 % interval {_range(success)}, n = {row.fields['n']} start and goal pairs from episodes that it never trained on, {row.distance} env "
+        f"steps apart, "
         f"within {row.fields['budget_env_steps']} env steps."
     )
     return f"<header>{eyebrow}<h1>{title}</h1>{markup.paragraph(lead, 'lead')}{_ladder(evidence, row)}</header>"
@@ -48,11 +49,14 @@ def story(evidence: Evidence) -> str:
     )
     steps = (
         f"<strong>It watched.</strong> {_watched(evidence)} Nobody told it where anything is: it saw frames and actions, no coordinates, no rewards.",
-        f"<strong>It learned to foresee.</strong> An <em>encoder</em> turns a frame into a <em>latent</em>, {latent}. A <em>predictor</em> takes a latent and {block} "
+        f"<strong>It learned to foresee.</strong> An <em>encoder</em> turns a frame into a <em>latent</em>, {latent}. A <em>predictor</em> takes "
+        f"a latent and {block} "
         "and says which latent comes next. Both learn together to make that prediction right, in the space of latents and never pixel by pixel.",
-        "<strong>It was kept from cheating.</strong> The easiest way to foresee everything is to give every frame the same latent: that is a <em>collapse</em>. "
+        "<strong>It was kept from cheating.</strong> The easiest way to foresee everything is to give every frame the same latent: that is a "
+        "<em>collapse</em>. "
         "One more term in the loss, SIGReg, asks that the latents be spread out like a bell curve in every direction.",
-        f"<strong>It plans.</strong> Shown a picture of a goal, it imagines many sequences of actions{search}, keeps those whose imagined latents come nearest to the "
+        f"<strong>It plans.</strong> Shown a picture of a goal, it imagines many sequences of actions{search}, keeps those whose imagined latents "
+        f"come nearest to the "
         "goal's latent, starts to act, looks again, and plans again.",
     )
     words = {
@@ -169,7 +173,8 @@ def probe(evidence: Evidence) -> str:
         ]
         last = imagined[-1]
         sentence = (
-            f"Imagination: {last['model_steps']} model steps ({last['env_steps']} env steps) ahead, with no look in between, the imagined latent still gives the position "
+            f"Imagination: {last['model_steps']} model steps ({last['env_steps']} env steps) ahead, with no look in between, the imagined latent "
+            f"still gives the position "
             f"to a median error of {last['position_error']['median_px']:.1f} px of the 224 px arena."
         )
         chart = curves("imagined", lines, title="Error of the imagined position, px", x_label="env steps ahead", bottom=0)
@@ -196,7 +201,8 @@ def _ladder(evidence: Evidence, row: SuccessRow) -> str:
     steps += [(name[0].upper() + name[1:], "floor", row.fields[key]) for key, name in FLOOR_NAMES.items() if row.fields.get(key)]
     steps += [("Expert that sees the state", "ceiling", row.fields["expert"])] if row.fields["expert"] else []
     lines = [
-        f'<li class="{kind}"><span>{markup.escape(name)}</span><span class="bar" aria-hidden="true"><span style="width:{100 * rate["rate"]:.1f}%"></span>'
+        f'<li class="{kind}"><span>{markup.escape(name)}</span><span class="bar" aria-hidden="true"><span '
+        f'style="width:{100 * rate["rate"]:.1f}%"></span>'
         f'<i style="left:{100 * rate["low"]:.1f}%;right:{100 - 100 * rate["high"]:.1f}%"></i></span>'
         f'<span class="value">{_percent(rate["rate"])} <small>{_range(rate)}</small></span></li>'
         for name, kind, rate in steps
@@ -213,8 +219,10 @@ def _compare_control(evidence: Evidence) -> str:
         return ""
     difference = paired_difference(own, control)
     words = (
-        f"Against the control run without SIGReg, on the same {len(own)} {headline.stratum} pairs at {headline.distance} env steps: {own.sum()} against {control.sum()} reached, a paired "
-        f"difference of {100 * difference['rate']:+.0f} points (95 % interval {100 * difference['low']:+.0f} to {100 * difference['high']:+.0f}, exact McNemar p = {difference['mcnemar_p']:.2g})."
+        f"Against the control run without SIGReg, on the same {len(own)} {headline.stratum} pairs at {headline.distance} env steps: {own.sum()} "
+        f"against {control.sum()} reached, a paired "
+        f"difference of {100 * difference['rate']:+.0f} points (95 % interval {100 * difference['low']:+.0f} to {100 * difference['high']:+.0f}, "
+        f"exact McNemar p = {difference['mcnemar_p']:.2g})."
     )
     return markup.paragraph(markup.escape(words))
 

@@ -1,0 +1,45 @@
+"""``lewm demo`` and ``lewm report``: everything at once, and the page about a run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from lewm.commands.parsing import console, parse, say
+
+
+@dataclass(frozen=True)
+class DemoArguments:
+    """Collect, train, evaluate and report on the two-room world, in minutes. Interrupt it freely: the same command goes on where it stopped."""
+
+    out: Path = Path("runs/demo")
+    """Where everything goes: a run, with its data in DIR/data and a control run in DIR/control."""
+    seed: int = 0
+    """Seed of the data, the training and the evaluation."""
+
+
+@dataclass(frozen=True)
+class ReportArguments:
+    """Write one self-contained HTML page about a run from whatever was measured so far."""
+
+    run: tyro.conf.Positional[Path]
+    """Run directory."""
+
+
+def demo(words: Sequence[str]) -> None:
+    """Run the demo and say where its report is."""
+    arguments = parse(DemoArguments, "demo", words)
+    from lewm.commands.train import TrainingBar
+    from lewm.demo import run_demo
+
+    page = run_demo(arguments.out, seed=arguments.seed, say=say, training_progress=TrainingBar)
+    console().print(f"report: {page}", markup=False, soft_wrap=True)
+
+
+def report(words: Sequence[str]) -> None:
+    """Write the report and say where it is."""
+    arguments = parse(ReportArguments, "report", words)
+    from lewm.report import write_report
+
+    console().print(f"report: {write_report(arguments.run)}", markup=False, soft_wrap=True)
