@@ -41,7 +41,7 @@ class DemoSize:
     """Start/goal pairs per stratum at the first distance."""
     num_far_pairs: int = 25
     """The same at the second distance."""
-    num_control_pairs: int = 25
+    num_control_pairs: int = 12
     """The same for the control run, at the first distance only."""
     distances: tuple[int, int] = (25, 50)
 
@@ -88,7 +88,7 @@ class Demo:
         return (
             Stage(
                 name="collecting",
-                words=f"Collecting {size.num_episodes:,} episodes: a scripted agent wanders through two rooms; only frames and actions will be learned from.",
+                words=f"Collecting {size.num_episodes:,} episodes: a scripted agent wanders through two rooms; only its frames and actions count.",
                 work=self._collect,
             ),
             Stage(
@@ -103,7 +103,7 @@ class Demo:
             ),
             Stage(
                 name="evaluating",
-                words="Evaluating: the model plans its way to goals from episodes that it never saw; blind policies and the control get the same goals.",
+                words="Evaluating: the model plans its way to goals that it never trained on; blind policies and the control get the same ones.",
                 work=self._evaluate,
             ),
             Stage(

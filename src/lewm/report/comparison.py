@@ -3,11 +3,13 @@
 import shlex
 from typing import Any
 
+import numpy as np
+
 from lewm.evaluation.collapse import GAUSSIAN_SIGREG
 from lewm.report import markup
 from lewm.report.evidence import CONTROL as CONTROL_FOLDER
 from lewm.report.evidence import Evidence
-from lewm.report.figures import CONTROL, MAIN, Curve, curves, scatter
+from lewm.report.figures import CONTROL, MAIN, Curve, Level, curves, scatter
 from lewm.report.gallery import Gallery
 from lewm.report.latents import LabelledLatents
 
@@ -28,20 +30,18 @@ def collapse(evidence: Evidence) -> str:
         sides.append(("control", control.looks, CONTROL))
     dimension = evidence.looks[-1]["latent_dimension"]
     collapsed = evidence.looks[-1]["sigreg_collapsed"]
-    levels = [(f"a perfect Gaussian: {GAUSSIAN_SIGREG}", GAUSSIAN_SIGREG), (f"all latents at one point: {collapsed:.0f}", collapsed)]
+    levels: list[Level] = [
+        (f"a perfect Gaussian: {GAUSSIAN_SIGREG}", GAUSSIAN_SIGREG, "below"),
+        (f"all at one point: {collapsed:.0f}", collapsed, "above"),
+    ]
+    steps: dict[str, Any] = {"x_label": "optimiser step", "is_log_x": True}
     figure = markup.charts(
-        curves("sigreg", _lines(sides, "sigreg"), title="SIGReg of held-out frames", x_label="optimiser step", is_log=True, levels=levels),
-        curves("rank", _lines(sides, "effective_rank"), title=f"Effective rank (of {dimension:.0f})", x_label="optimiser step", bottom=0),
-        curves(
-            "spread",
-            _lines(sides, "std_mean"),
-            title="Mean spread of a latent dimension",
-            x_label="optimiser step",
-            bottom=0,
-            levels=[("meant: 1", 1.0)],
-        ),
-        caption="What the monitor saw while training. SIGReg and spread see whether the latents shrink to a point; the effective rank counts the directions "
-        "that they use but does not see scale, so it is never judged alone.",
+        curves("sigreg", _lines(sides, "sigreg"), title="SIGReg of held-out frames", is_log=True, bottom=0.6, levels=levels, **steps),
+        curves("rank", _lines(sides, "effective_rank"), title=f"Effective rank (of {dimension:.0f})", bottom=0, **steps),
+        curves("spread", _lines(sides, "std_mean"), title="Mean spread of a dimension", bottom=0, levels=[("meant: 1", 1.0, "above")], **steps),
+        caption="What the monitor saw while training, with the steps on a logarithmic axis. SIGReg and the spread (standard deviation) see whether "
+        "the latents shrink to a point. The effective rank counts the directions that they use but does not see scale, so it is never judged "
+        "alone.",
     )
     headers = ("at the end of training", *(name for name, _, _ in sides))
     return markup.section(
@@ -61,17 +61,28 @@ def latent_space(evidence: Evidence, gallery: Gallery, probe_html: str) -> str:
             "Pictures of the latents need a checkpoint and a world that can be simulated." if evidence.env is None else "There is no checkpoint yet."
         )
         return markup.section("latents", title, markup.hint(reason, f"lewm train --data DATA --out {shlex.quote(str(evidence.run))}"), probe_html)
-    panels = _pictures("lewm", "LeWM", gallery.latents)
-    if gallery.control_latents is not None:
-        panels += _pictures("control", "Control", gallery.control_latents)
-    count = len(gallery.latents.latents)
+    sides = [("LeWM", gallery.latents)] + ([] if gallery.control_latents is None else [("Control", gallery.control_latents)])
+    components = [latents.principal_components() for _, latents in sides]
+    reach = 1.05 * max(float(np.abs(points).max()) for points, _ in components) or 1.0
+    panels = [
+        scatter(
+            f"{name.lower()}-{label}",
+            points,
+            latents.column(label),
+            title=_share(name, shares),
+            label=label.replace("_px", ", px").replace("_", " "),
+            reach=reach,
+        )
+        for (name, latents), (points, shares) in zip(sides, components, strict=True)
+        for label in _varying_labels(latents)
+    ]
     words = (
-        f"Each dot is one of {count:,} frames from fresh episodes, placed by the two directions in which the latents vary most (PCA) and coloured "
-        f"by the agent's true "
-        "position, which the model was never told. Smooth colours mean that the model found out about space by itself."
+        f"Each dot is one of {len(gallery.latents.latents):,} frames from fresh episodes, placed by the two directions in which the latents vary "
+        f"most (PCA) "
+        "and coloured by the true position, which the model was never told. Smooth colours mean that the model found out about space by itself."
     )
     if gallery.control_latents is not None:
-        words += " The control's picture is stretched to fill its frame: look at the share of variance and at the spread above, not at its size."
+        words += " Both runs are drawn to the same scale: all latents of a collapsed run are (nearly) one point."
     return markup.section("latents", title, markup.charts(*panels, caption=words), probe_html)
 
 
@@ -138,14 +149,12 @@ def _look_rows(sides: list[tuple[str, list[dict[str, Any]], str]]) -> list[tuple
     return [*rows, ("verdict", *(str(look["verdict"]) for look in last))]
 
 
-def _pictures(name: str, title: str, latents: LabelledLatents) -> list[str]:
-    points, shares = latents.principal_components()
-    varying = [label for label in latents.label_names if latents.column(label).std() > 0][:NUM_COLORED_LABELS]
-    share = f"{100 * shares.sum():.0f} % of the variance"
-    return [
-        scatter(f"{name}-{index}", points, latents.column(label), title=f"{title}: {share}", label=label.replace("_", " "))
-        for index, label in enumerate(varying)
-    ]
+def _varying_labels(latents: LabelledLatents) -> list[str]:
+    return [label for label in latents.label_names if latents.column(label).std() > 0][:NUM_COLORED_LABELS]
+
+
+def _share(name: str, shares: np.ndarray) -> str:
+    return f"{name}: {100 * shares.sum():.0f} % of the variance"
 
 
 def _commands(evidence: Evidence) -> list[str]:

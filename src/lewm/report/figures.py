@@ -6,7 +6,7 @@ Matplotlib knows no CSS variables, so figures are drawn in placeholder colours t
 import io
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -39,6 +39,8 @@ _SETTINGS = {
 }
 Curve = tuple[str, Sequence[float], Sequence[float], str]
 """Label, x, y, colour."""
+Level = tuple[str, float, Literal["above", "below"]]
+"""Label, height, and on which side of the line the label stands."""
 
 
 def curves(
@@ -49,7 +51,7 @@ def curves(
     x_label: str,
     is_log: bool = False,
     is_log_x: bool = False,
-    levels: Sequence[tuple[str, float]] = (),
+    levels: Sequence[Level] = (),
     bottom: float | None = None,
 ) -> str:
     """Curves with their names at their ends and horizontal reference levels with their names above them."""
@@ -57,18 +59,11 @@ def curves(
         figure, axes = _panel(title, x_label)
         for _, x, y, color in lines:
             axes.plot(x, y, color=color, solid_capstyle="round", marker="o" if len(x) < 3 else None, markersize=4)
-        for label, level in levels:
+        for label, level, side in levels:
             axes.axhline(level, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-            axes.annotate(
-                label,
-                (1, level),
-                xycoords=("axes fraction", "data"),
-                xytext=(0, 3),
-                textcoords="offset points",
-                ha="right",
-                color=MUTED,
-                fontsize=8.5,
-            )
+            place = {"xytext": (0, 3), "va": "bottom"} if side == "above" else {"xytext": (0, -3), "va": "top"}
+            ends = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right"}
+            axes.annotate(label, (1, level), color=MUTED, fontsize=8.5, **ends, **place)
         if is_log:
             axes.set_yscale("log")
             _plain_log_labels(axes.yaxis, axes.get_ylim())
@@ -94,12 +89,15 @@ def curves(
         return _svg(figure, name, f"{title}: " + "; ".join(f"{label or 'ends at'} {y[-1]:.3g}" for label, _, y, _ in lines))
 
 
-def scatter(name: str, points: np.ndarray, values: np.ndarray, *, title: str, label: str) -> str:
-    """Points [n, 2] coloured by a true quantity [n]; the points are a picture inside the SVG, which keeps the page small."""
+def scatter(name: str, points: np.ndarray, values: np.ndarray, *, title: str, label: str, reach: float) -> str:
+    """Points [n, 2] within ``reach`` of the origin, coloured by a true quantity [n].
+
+    The points are a picture inside the SVG, which keeps the page small.
+    """
     from matplotlib.colors import LinearSegmentedColormap
 
     with _style():
-        figure, axes = _panel(title, "", height=3.2)
+        figure, axes = _panel(title, "", height=3.0)
         axes.grid(visible=False)
         # Viridis without its ends, which vanish on a dark and on a white page.
         colors = LinearSegmentedColormap.from_list("middle", ["#46327e", "#277f8e", "#4ac16d", "#d8c81f"])
@@ -107,7 +105,7 @@ def scatter(name: str, points: np.ndarray, values: np.ndarray, *, title: str, la
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines["bottom"].set_visible(False)
-        axes.set_aspect("equal", adjustable="datalim")
+        axes.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
         bar = figure.colorbar(drawn, ax=axes, fraction=0.045, pad=0.02)
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0, labelsize=8)
@@ -153,7 +151,7 @@ def _style() -> Any:
     return matplotlib.rc_context({**_SETTINGS})  # type: ignore[dict-item]
 
 
-def _panel(title: str, x_label: str, *, width: float = 4.2, height: float = 2.75) -> tuple[Any, Any]:
+def _panel(title: str, x_label: str, *, width: float = 3.7, height: float = 2.5) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -211,5 +209,5 @@ def _svg(figure: Any, name: str, description: str) -> str:
         .replace("xlink:href", "href")
     )
     width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)[0]
-    opening = f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(description, quote=True)}">'
+    opening = f'<svg class="chart" style="max-width:{1.5 * float(width):.0f}px" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(description, quote=True)}">'
     return opening + text[text.index(">") + 1 :]

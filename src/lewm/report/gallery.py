@@ -62,7 +62,7 @@ def make_gallery(evidence: Evidence) -> Gallery:
 def episode_words(replay: Replay) -> str:
     """How an episode went."""
     end = f"reached after {replay.first_hit} env steps" if replay.is_solved else f"not reached within {2 * replay.distance} env steps"
-    return f"{replay.stratum}, {replay.distance} env steps apart: {end}"
+    return f"{replay.distance} env steps apart: {end}."
 
 
 def _grid(evidence: Evidence, replay: Callable[..., list[Replay]]) -> Film | None:
@@ -81,7 +81,7 @@ def _grid(evidence: Evidence, replay: Callable[..., list[Replay]]) -> Film | Non
 
 
 def _films(evidence: Evidence, replay: Callable[..., list[Replay]]) -> Iterator[Film]:
-    rows = evidence.success_rows()
+    rows = sorted(evidence.success_rows(), key=lambda row: (row.distance > LONGEST_FILM_ENV_STEPS, -row.distance))
     shown_strata = set()
     for row in rows:
         solved = next((episode for episode in _episodes(row) if episode["solved"]), None)
@@ -92,15 +92,20 @@ def _films(evidence: Evidence, replay: Callable[..., list[Replay]]) -> Iterator[
     failed = next(((row, episode) for row in rows for episode in _episodes(row) if not episode["solved"]), None)
     if failed is not None:
         (film,) = replay(failed[0].result, failed[1]["pair"])
-        yield _film(episode_film(film), "A failure", episode_words(film))
-    control_row = None if evidence.control is None else evidence.control.headline()
-    if control_row is not None:
-        episodes = list(_episodes(control_row))
-        chosen = next((episode for episode in episodes if not episode["solved"]), episodes[0])
-        (film,) = replay_episodes(control_row.result, [chosen["pair"]])
-        yield _film(
-            episode_film(film), "The collapsed control", episode_words(film) + ". Its latents say nothing, so its plans lead nowhere in particular."
-        )
+        yield _film(episode_film(film), "A failure", f"{film.stratum.capitalize()}, {episode_words(film)}")
+    if evidence.control is not None and (control_row := evidence.control.headline()) is not None:
+        yield _control_film(evidence.control, control_row)
+
+
+def _control_film(control: Evidence, row: SuccessRow) -> Film:
+    """The first episode that the control failed, or its first one."""
+    episodes = list(_episodes(row))
+    chosen = next((episode for episode in episodes if not episode["solved"]), episodes[0])
+    (replay,) = replay_episodes(row.result, [chosen["pair"]])
+    is_collapsed = bool(control.looks) and control.looks[-1]["verdict"] == "collapsed"
+    title = "The collapsed control" if is_collapsed else "The control"
+    why = " To this model all frames look alike, so no plan seems better than another." if is_collapsed and not replay.is_solved else ""
+    return _film(episode_film(replay), title, f"{row.stratum.capitalize()}, {episode_words(replay)}{why}")
 
 
 def _episodes(row: SuccessRow) -> Iterator[dict[str, Any]]:

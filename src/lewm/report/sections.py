@@ -6,7 +6,7 @@ from typing import Any
 from lewm.evaluation.intervals import paired_difference
 from lewm.report import markup
 from lewm.report.evidence import Evidence, SuccessRow, outcomes_on_shared_pairs
-from lewm.report.figures import INK, MAIN, MUTED, curves, intervals, smoothed
+from lewm.report.figures import INK, MAIN, MUTED, Level, curves, intervals, smoothed
 
 FLOOR_NAMES = {"random": "random actions", "no_op": "doing nothing", "block_random": "random, held for a block"}
 GOALS = {"cross-room": "goals in the other room", "same-room": "goals in the same room", "all": "goals"}
@@ -62,7 +62,8 @@ def story(evidence: Evidence) -> str:
     words = {
         "Latent": "The short list of numbers that stands for a frame inside the model.",
         "JEPA": "Joint-embedding predictive architecture: predict the latent of what comes next, not its pixels.",
-        "SIGReg": "The regulariser: compares the latents with a Gaussian along random directions. 1.05 is a perfect match for any batch size; larger is further away.",
+        "SIGReg": "The regulariser: compares the latents with a Gaussian along random directions. "
+        "1.05 is a perfect match for any batch size; larger is further away.",
         "Collapse": "All frames get (nearly) the same latent: perfect predictions about nothing.",
         "Plan": "The actions whose imagined outcome is nearest to the goal. The first are carried out, then it plans anew.",
         "Floor": "What a policy that cannot see achieves on the same goals. A success rate means nothing without it.",
@@ -86,8 +87,8 @@ def success(evidence: Evidence) -> str:
     ]
     figure = markup.charts(
         intervals("success", lines, title="Goals reached"),
-        caption="Blue: this model with its 95 % interval. Grey: blind policies on the same goals (x random, v doing nothing, | random held for a block). "
-        "Green diamond: an expert that knows the true state.",
+        caption="Blue: this model with its 95 % interval. Grey: blind policies on the same goals (cross: random, triangle: doing nothing, "
+        "bar: random held for a block). Green diamond: an expert that knows the true state.",
     )
     headers = ("goals", "reached", "95 % interval", *FLOOR_NAMES.values(), "expert", "median steps", "within", "n")
     cells = [_success_cells(row) for row in rows]
@@ -114,20 +115,21 @@ def training(evidence: Evidence) -> str:
             curves(
                 "prediction",
                 [("", steps, smoothed(prediction), MAIN)],
-                title="Prediction error (one model step ahead)",
+                title="Error of the next latent",
                 x_label="optimiser step",
                 is_log=True,
             )
         )
     if sigreg is not None:
-        level = [("a perfect Gaussian: 1.05", 1.05)]
+        level: list[Level] = [("a perfect Gaussian: 1.05", 1.05, "below")]
         panels.append(
             curves(
                 "regulariser",
                 [("", steps, smoothed(sigreg), MAIN)],
-                title="SIGReg of the training batches",
+                title="SIGReg of the batches",
                 x_label="optimiser step",
                 is_log=True,
+                bottom=0.7,
                 levels=level,
             )
         )
