@@ -10,11 +10,11 @@ import platform
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lewm.config import Config, load_preset, to_dict
+from lewm.config import Config, from_dict, load_preset, to_dict
 from lewm.errors import ConfigError
 from lewm.report.evidence import CONTROL, DEMO_FILE
 from lewm.run_directory import write_json
@@ -33,8 +33,8 @@ class DemoSize:
 
     preset: str = "laptop"
     num_episodes: int = 1000
-    num_steps: int | None = None
-    """Optimiser steps; None: the preset's."""
+    changes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Settings that differ from the preset's, by section."""
     control_share: float = 1 / 8
     """Length of the control run, as a share of the main one."""
     num_pairs: int = 50
@@ -66,8 +66,8 @@ class Demo:
     @property
     def config(self) -> Config:
         """Settings of the main run."""
-        config = load_preset(self.size.preset)
-        return replace(config, train=replace(config.train, seed=self.seed, num_steps=self.size.num_steps or config.train.num_steps))
+        config = from_dict(self.size.changes, load_preset(self.size.preset))
+        return replace(config, train=replace(config.train, seed=self.seed))
 
     @property
     def control_config(self) -> Config:
@@ -227,7 +227,7 @@ def run_demo(
 
 def _open_record(out: Path, seed: int, size: DemoSize) -> dict[str, Any]:
     """What a demo in ``out`` wrote down so far."""
-    identity = {"format": FORMAT, "seed": seed, "preset": size.preset, "num_episodes": size.num_episodes, "num_steps": size.num_steps}
+    identity = {"format": FORMAT, "seed": seed, "preset": size.preset, "num_episodes": size.num_episodes, "changes": size.changes}
     path = out / DEMO_FILE
     if path.exists():
         record = _read_record(path)

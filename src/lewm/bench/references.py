@@ -64,7 +64,7 @@ def straight_rollout(
         now = num_context + step
         predicted = model.predict(latents[:, max(0, now - size) : now], blocks[:, max(0, now - size) : now])
         latents = torch.cat([latents, predicted[:, -1:]], dim=1)
-    return latents[:, num_context:].unflatten(0, (num_episodes, num_candidates))
+    return latents[:, num_context:].reshape(num_episodes, num_candidates, num_steps, -1)
 
 
 def float_pixels(frames: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> Float[Tensor, "R 3 Y X"]:
@@ -77,6 +77,6 @@ def plain_lewm_loss(
     model: WorldModel, pixels: Float[Tensor, "R 3 Y X"], blocks: Float[Tensor, "B T A"], directions: Float[Tensor, "D M"], weight: float
 ) -> Float[Tensor, ""]:
     """LeWorldModel's loss (arXiv 2603.19312, eq. 1) of frames that are floats already (R = B * (T+1)), with the literal SIGReg."""
-    latents = model.projector(model.encoder(pixels)).unflatten(0, (len(blocks), -1))  # [B, T+1, D]
+    latents: Tensor = model.projector(model.encoder(pixels)).view(len(blocks), -1, model.latent_dimension)  # [B, T+1, D]
     prediction_loss = functional.mse_loss(model.predict(latents[:, :-1], blocks), latents[:, 1:])
     return prediction_loss + weight * literal_sigreg(latents.transpose(0, 1), directions)

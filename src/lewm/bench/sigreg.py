@@ -8,46 +8,55 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lewm.bench.memory import peak_growth_bytes
 from lewm.bench.references import literal_sigreg
-from lewm.bench.timing import MEBIBYTE, Contender, Row, Spread, milliseconds, peak_bytes, relative_difference, take_turns
+from lewm.bench.suite import BenchOptions
+from lewm.bench.timing import MEBIBYTE, Contender, Row, Spread, milliseconds, relative_difference, take_turns
 from lewm.objectives.sigreg import random_directions, sigreg
 
 REFERENCE = "the formula as written: every cosine and sine [T, B, M, 17] in memory, torch's own gradient"
+TARGETS: dict[str, tuple[float | None, float | None]] = {"eager": (4, 6), "compiled": (None, 10)}
+"""Times faster: must, aim."""
 Statistic = Callable[[Tensor, Tensor], Tensor]
 
 
-def measure(*, is_quick: bool) -> list[Row]:
-    """Time and memory of the statistic with its gradient in the latents."""
-    num_frames, batch, dimension, num_directions = (2, 8, 6, 16) if is_quick else (4, 128, 192, 1024)
+def measure(options: BenchOptions) -> list[Row]:
+    """Time and memory of the statistic with its gradient in the latents.
+
+    ``use_compile`` adds rows for ``torch.compile(sigreg)``; the quick form traces it without generating code.
+    """
+    sizes = num_frames, batch, dimension, num_directions = (2, 64, 32, 256) if options.is_quick else (4, 128, 192, 1024)
     latents = torch.randn(num_frames, batch, dimension, generator=torch.Generator().manual_seed(0)).requires_grad_()
     directions = random_directions(dimension, num_directions, seed=0)
-    sizes = f"T={num_frames} B={batch} D={dimension} M={num_directions}"
 
-    def run(statistic: Statistic) -> Callable[[], Tensor]:
+    def with_gradient(statistic: Statistic) -> Callable[[], Tensor]:
         return lambda: torch.autograd.grad(statistic(latents, directions), latents)[0]
 
-    contenders = {"eager": run(sigreg), "reference": run(literal_sigreg)}
-    seconds = take_turns({name: Contender(function) for name, function in contenders.items()}, num_rounds=3 if is_quick else 15, num_warmups=2)
-    memory = {name: peak_bytes(function) / MEBIBYTE for name, function in contenders.items()}
-    return [
-        Row(
-            case=f"forward + backward, {sizes}",
-            unit="ms",
-            better="lower",
-            ours=milliseconds(seconds["eager"]),
-            reference=milliseconds(seconds["reference"]),
-            reference_is=REFERENCE,
-            target_must=4,
-            target_aim=6,
-            max_difference=relative_difference(contenders["eager"](), contenders["reference"]()),
-        ),
-        Row(
-            case=f"peak memory, {sizes}",
-            unit="MiB",
-            better="lower",
-            ours=Spread.of([memory["eager"]]),
-            reference=Spread.of([memory["reference"]]),
-            reference_is=REFERENCE,
-            target_must=8,
-        ),
-    ]
+    functions = {"reference": with_gradient(literal_sigreg), "eager": with_gradient(sigreg)}
+    if options.use_compile:
+        functions["compiled"] = with_gradient(torch.compile(sigreg, dynamic=False, backend="eager" if options.is_quick else "inductor"))
+    # The warm-up also compiles.
+    seconds = take_turns({name: Contender(function) for name, function in functions.items()}, num_rounds=3 if options.is_quick else 15, num_warmups=2)
+    case = f"T={num_frames} B={batch} D={dimension} M={num_directions}"
+    expected = functions["reference"]()
+    rows = []
+    for name in list(functions)[1:]:
+        ours, reference = milliseconds(seconds[name]), milliseconds(seconds["reference"])
+        must, aim = TARGETS[name] if not options.is_quick else (None, None)
+        rows.append(_row(f"{name}, forward + backward, {case}", "ms", ours, reference, must, aim, relative_difference(functions[name](), expected)))
+    memory = {name: Spread.of([peak_growth_bytes(name, sizes) / MEBIBYTE]) for name in ("eager", "reference")}
+    return [*rows, _row(f"eager, peak memory, {case}", "MiB", memory["eager"], memory["reference"], None if options.is_quick else 8, None, None)]
+
+
+def _row(case: str, unit: str, ours: Spread, reference: Spread, must: float | None, aim: float | None, difference: float | None) -> Row:
+    return Row(
+        case=case,
+        unit=unit,
+        better="lower",
+        ours=ours,
+        reference=reference,
+        reference_is=REFERENCE,
+        target_must=must,
+        target_aim=aim,
+        max_difference=difference,
+    )

@@ -109,21 +109,6 @@ def per_second(seconds: Sequence[float]) -> Spread:
     return Spread.of([1 / value for value in seconds])
 
 
-def peak_bytes(function: Callable[[], object]) -> int:
-    """The most bytes of tensors that exist at once while ``function`` runs, beyond those that exist before.
-
-    From torch's own record of what it allocates: exact and repeatable, unlike the resident size of a process, which also holds freed memory.
-    """
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        function()
-    changes = [event for event in profile.events() or [] if event.name == "[memory]"]
-    held = peak = 0
-    for change in sorted(changes, key=lambda event: event.time_range.start):
-        held += change.cpu_memory_usage
-        peak = max(peak, held)
-    return peak
-
-
 def relative_difference(first: torch.Tensor, second: torch.Tensor) -> float:
     """Largest absolute difference over the largest absolute value."""
     largest = float(second.detach().abs().max())

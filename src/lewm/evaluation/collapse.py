@@ -119,7 +119,7 @@ def measure_collapse(model: WorldModel, clip: Clip[Tensor]) -> dict[str, float]:
     measured = measure_latents(latents.transpose(0, 1))
     measured |= {"prediction_error": float(error), "copy_error": float((context - targets).float().square().mean())}
     if clip.blocks.shape[-1] > 0 and len(clip.blocks) > 1:
-        shuffled = (model.predict(context, clip.blocks.roll(1, 0)) - targets).float().square().mean()
+        shuffled = (model.predict(context, clip.blocks.roll(len(clip.blocks) // 2, 0)) - targets).float().square().mean()
         measured["action_sensitivity"] = float(shuffled / error.clamp(min=torch.finfo(error.dtype).tiny))
     return measured
 

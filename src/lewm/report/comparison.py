@@ -88,12 +88,8 @@ def latent_space(evidence: Evidence, gallery: Gallery, probe_html: str) -> str:
 
 def provenance(evidence: Evidence) -> str:
     """Commands, times, versions, hardware, hashes."""
-    parts = [
-        markup.paragraph(
-            "Everything above follows from these commands; success rates can be re-checked without the model: <code>lewm verify</code> replays "
-            "every action in the simulator."
-        )
-    ]
+    words = "Success rates can be checked without the model: <code>lewm verify RESULT.json</code> replays every action in the simulator."
+    parts = [markup.paragraph(words)]
     listed = _commands(evidence)
     if listed:
         parts += ["<h3>Commands</h3>", markup.commands(listed)]

@@ -209,5 +209,6 @@ def _svg(figure: Any, name: str, description: str) -> str:
         .replace("xlink:href", "href")
     )
     width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)[0]
-    opening = f'<svg class="chart" style="max-width:{1.5 * float(width):.0f}px" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(description, quote=True)}">'
+    box = f'style="max-width:{1.5 * float(width):.0f}px" viewBox="0 0 {width} {height}"'
+    opening = f'<svg class="chart" {box} role="img" aria-label="{escape(description, quote=True)}">'
     return opening + text[text.index(">") + 1 :]

@@ -135,11 +135,7 @@ def training(evidence: Evidence) -> str:
         )
     final = evidence.losses[-1]
     weight = evidence.settings.get("objective", {}).get("weight")
-    words = (
-        f"{len(steps):,} looks at the loss over {final['step'] + 1:,} optimiser steps"
-        + (f", {final['seconds']:,.0f} s" if "seconds" in final else "")
-        + "."
-    )
+    words = f"{final['step'] + 1:,} optimiser steps" + (f" in {final['seconds']:,.0f} s." if "seconds" in final else ".")
     if weight is not None:
         words += f" Loss = prediction error + {weight:g} x SIGReg: one regulariser, one weight."
     return markup.section(

@@ -1,0 +1,139 @@
+"""All benchmarks by name, what a run of some of them looks like as JSON, and as a table.
+
+Nothing here imports torch until a benchmark runs.
+"""
+
+import functools
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table as RichTable
+
+import lewm
+from lewm.errors import ConfigError
+from lewm.registry import Entry, Table
+from lewm.versions import hardware, versions
+
+if TYPE_CHECKING:
+    from lewm.bench.timing import Row
+
+FORMAT = 1
+_ENTRIES = {
+    "sigreg": Entry(target="lewm.bench.sigreg:measure", summary="SIGReg forward + backward against its formula as written"),
+    "render": Entry(target="lewm.bench.render:measure", summary="two-room in a batch against one frame at a time"),
+    "clips": Entry(target="lewm.bench.clips:measure", summary="shuffled training clips against memcpy"),
+    "train": Entry(target="lewm.bench.train:measure", summary="optimiser steps of the laptop preset against a straight-line loop"),
+    "plan": Entry(target="lewm.bench.plan:measure", summary="plans of the laptop preset against a straight rollout"),
+}
+BENCHES = Table("bench", _ENTRIES)
+"""Name -> a function ``measure(options: BenchOptions) -> list[Row]``. To add one, write its file and add its line here."""
+ORDER = tuple(_ENTRIES)
+"""In which they run when all of them do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """What every benchmark is told."""
+
+    is_quick: bool = False
+    """Tiny sizes, to see that everything runs: the figures mean nothing."""
+    use_compile: bool = False
+    """Also measure compiled code."""
+
+
+def run_benches(
+    names: Sequence[str],
+    options: BenchOptions,
+    *,
+    num_threads: int | None = None,
+    command: str = "",
+    done: Callable[[str, "list[Row]"], None] | None = None,
+) -> dict[str, Any]:
+    """Run benchmarks one after the other and return the result, ready for JSON.
+
+    ``num_threads`` is torch's (default: as it is); ``done`` is told each benchmark's rows as soon as they are there. ``UnknownNameError`` for a name
+    that is in no table, before any is run.
+    """
+    for name in names:
+        BENCHES.entry(name)
+    if num_threads is not None and num_threads < 1:
+        raise ConfigError(f"num_threads must be at least 1, got {num_threads}")
+    start_s = time.perf_counter()
+    benches = []
+    with _threads(num_threads) as threads:
+        for name in names:
+            bench_start_s = time.perf_counter()
+            rows = BENCHES.load(name)(options)
+            benches.append({"name": name, "rows": [row.as_json() for row in rows], "duration_s": round(time.perf_counter() - bench_start_s, 2)})
+            if done is not None:
+                done(name, rows)
+    return {
+        "format": FORMAT,
+        "command": command,
+        "is_quick": options.is_quick,
+        "spread": "median, lower and upper quartile",
+        "benches": benches,
+        "hardware": {"processor": hardware(), "num_cores": os.cpu_count(), "num_threads": threads},
+        "versions": versions(),
+        "commit": commit(),
+        "duration_s": round(time.perf_counter() - start_s, 2),
+    }
+
+
+def bench_table(name: str, rows: "Sequence[Row]") -> RichTable:
+    """The rows of one benchmark for people."""
+    table = RichTable(title=f"{name}: {BENCHES.entry(name).summary}", title_justify="left", caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("case", "unit", "ours", "reference", "ratio", "must", "aim"):
+        table.add_column(heading, justify="left" if heading in ("case", "unit") else "right", no_wrap=heading not in ("case", "must", "aim"))
+    for row in rows:
+        figures = (f"{_number(spread.median)} ({_number(spread.low)}..{_number(spread.high)})" for spread in (row.ours, row.reference))
+        table.add_row(row.case, row.unit, *figures, f"{row.ratio:.2f}x", _target(row, row.target_must), _target(row, row.target_aim))
+    notes = [f"reference: {what}" for what in dict.fromkeys(row.reference_is for row in rows)]
+    for row in rows:
+        if row.details:
+            details = ", ".join(f"{key.replace('_', ' ')} {_number(value)}" for key, value in row.details.items())
+            notes.append(f"{row.case}: {details}")
+    table.caption = "\n".join(["median (quartiles); ratio: how many times better ours is", *notes])
+    return table
+
+
+def commit() -> str | None:
+    """The git commit of the checkout that lewm runs from, ``-dirty`` if it has changes; None when it is installed elsewhere."""
+    package = Path(lewm.__file__).parent
+    git = functools.partial(subprocess.run, cwd=package, capture_output=True, text=True, check=True, timeout=10)
+    try:
+        # An installed package may lie inside somebody else's checkout: only one that tracks it counts.
+        git(["git", "ls-files", "--error-unmatch", "__init__.py"])
+        return git(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@contextmanager
+def _threads(num_threads: int | None) -> Iterator[int]:
+    """Torch with that many threads, and as it was afterwards."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads or before)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+def _target(row: "Row", target: float | None) -> str:
+    if target is None:
+        return "-"
+    return f"{_number(target)}{'x' if row.target_of == 'ratio' else ''} {'met' if row.reaches(target) else 'missed'}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"

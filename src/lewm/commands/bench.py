@@ -1,0 +1,43 @@
+"""``lewm bench``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from lewm.bench.suite import BENCHES, ORDER, BenchOptions, bench_table, run_benches
+from lewm.commands.parsing import command_line, console, parse, say, write_result
+
+
+@dataclass(frozen=True)
+class BenchArguments:
+    """Measure speed against a plain reference in the same run: sigreg, render, clips, train, plan, or all of them."""
+
+    name: tyro.conf.Positional[str | None] = None
+    """Only this one; default: all, in a few minutes."""
+    json: Path | None = None
+    """Also write the figures, with hardware, versions and commit, to this file."""
+    num_threads: int | None = None
+    """CPU threads of torch; default: all cores."""
+    compile: bool = False
+    """Also measure compiled SIGReg; compiling takes minutes and a C++ compiler."""
+    quick: bool = False
+    """Tiny sizes, to see that everything runs: the figures mean nothing."""
+
+
+def bench(words: Sequence[str]) -> None:
+    """Run one benchmark or all of them and print a table of each as soon as it is there."""
+    arguments = parse(BenchArguments, "bench", words)
+    if arguments.name is not None:
+        BENCHES.entry(arguments.name)
+    names = ORDER if arguments.name is None else (arguments.name,)
+    say(f"running {', '.join(names)}: figures are worth something only while nothing else runs")
+    result = run_benches(
+        names,
+        BenchOptions(is_quick=arguments.quick, use_compile=arguments.compile),
+        num_threads=arguments.num_threads,
+        command=command_line("bench", words),
+        done=lambda name, rows: console().print(bench_table(name, rows), markup=False),
+    )
+    write_result(arguments.json, result)
