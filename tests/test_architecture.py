@@ -13,7 +13,7 @@ from lewm.registry import TABLES
 
 SOURCE = Path(lewm.__file__).parent
 STAGES = [
-    ("errors", "schema", "registry", "config", "seeds", "versions"),
+    ("errors", "schema", "registry", "config", "config_files", "presets", "seeds", "versions"),
     ("models",),
     ("distributed", "objectives"),
     ("planning",),

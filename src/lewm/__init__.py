@@ -11,7 +11,8 @@ from lewm.registry import register
 
 if TYPE_CHECKING:
     from lewm.checkpoint import load_checkpoint
-    from lewm.config import Config, load_config, load_preset
+    from lewm.config import Config
+    from lewm.config_files import load_config, load_preset
     from lewm.data.collect import collect
     from lewm.data.episodes import EpisodeStore
     from lewm.envs.base import make_batch, make_env
@@ -33,8 +34,8 @@ _HOMES = {
     "collect": "lewm.data.collect",
     "evaluate": "lewm.evaluation.workflow",
     "load_checkpoint": "lewm.checkpoint",
-    "load_config": "lewm.config",
-    "load_preset": "lewm.config",
+    "load_config": "lewm.config_files",
+    "load_preset": "lewm.config_files",
     "make_batch": "lewm.envs.base",
     "make_env": "lewm.envs.base",
     "sigreg": "lewm.objectives.sigreg",

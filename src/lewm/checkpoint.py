@@ -18,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lewm.config import Config, from_dict, to_dict
+from lewm.config import Config
+from lewm.config_files import from_dict, to_dict
 from lewm.errors import CheckpointError, LewmError
 from lewm.models.world_model import WorldModel
 from lewm.schema import ActionSpec, ObservationSpec

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lewm.config import Config, from_dict, load_preset, to_dict
+from lewm.config import Config
+from lewm.config_files import from_dict, load_preset, to_dict
 from lewm.errors import ConfigError
 from lewm.report.evidence import CONTROL, DEMO_FILE
 from lewm.run_directory import write_json

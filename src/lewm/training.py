@@ -21,7 +21,8 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from lewm.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint, load_trainer, save_checkpoint
-from lewm.config import Config, to_dict, to_toml
+from lewm.config import Config
+from lewm.config_files import to_dict, to_toml
 from lewm.data.clips import ClipSampler, Prefetcher
 from lewm.data.episodes import EpisodeStore
 from lewm.data.splits import split_episodes

@@ -19,6 +19,8 @@ TINY = """
 [encoder]
 name = "conv"
 channels = [4, 8]
+kernel_sizes = [8, 4]
+strides = [4, 2]
 [model]
 latent_dimension = 8
 projector_width = 16
@@ -69,7 +71,9 @@ def test_help_lists_every_verb_without_importing_torch():
     assert all(verb in shown for verb in VERBS)
 
 
-@pytest.mark.parametrize("verb", [["collect"], ["train"], ["eval", "success"], ["eval", "probe"], ["verify"], ["info"], ["list"], ["report"], ["demo"], ["bench"]])
+@pytest.mark.parametrize(
+    "verb", [["collect"], ["train"], ["eval", "success"], ["eval", "probe"], ["verify"], ["info"], ["list"], ["report"], ["demo"], ["bench"]]
+)
 def test_a_verbs_help_imports_no_torch(verb):
     code = f"import sys; from lewm.cli import main; code = main([*{verb!r}, '--help']); assert code == 0 and 'torch' not in sys.modules"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -137,11 +141,26 @@ def test_latents_are_evaluated(capsys, place, name):
 
 
 def test_a_dry_run_prints_the_configuration_and_writes_nothing(capsys, place):
-    words = ["train", "--data", f"{place}/data", "--out", f"{place}/dry", "--preset", "laptop", "--seed", "5", "--encoder.channels", "4", "8", "--dry-run"]
+    words = [
+        "train",
+        "--data",
+        f"{place}/data",
+        "--out",
+        f"{place}/dry",
+        "--preset",
+        "laptop",
+        "--seed",
+        "5",
+        "--encoder.channels",
+        "4",
+        "8",
+        "16",
+        "--dry-run",
+    ]
     assert main(words) == 0
     shown = capsys.readouterr().out
     assert "seed = 5" in shown
-    assert "channels = [4, 8]" in shown
+    assert "channels = [4, 8, 16]" in shown
     assert not (place / "dry").exists()
 
 
@@ -159,7 +178,10 @@ def test_the_preset_comes_first_then_the_file_then_the_flags(capsys, place):
     ("words", "sentence"),
     [
         (("collect", "two-rom", "--out", "{tmp}/d", "--episodes", "1"), "unknown env 'two-rom'. Did you mean 'two-room'?"),
-        (("collect", "two-room", "--out", "{tmp}/d", "--episodes", "1", "--policy", "expret"), "unknown policy 'expret' for env 'two-room'. Did you mean 'expert'?"),
+        (
+            ("collect", "two-room", "--out", "{tmp}/d", "--episodes", "1", "--policy", "expret"),
+            "unknown policy 'expret' for env 'two-room'. Did you mean 'expert'?",
+        ),
         (("collect", "two-room", "--out", "{tmp}/d", "--episodes", "0"), "episodes must be at least 1, got 0"),
         (("collect", "two-room", "--out", "{tmp}/d", "--episodes", "1", "--env-option", "size_px"), "--env-option takes KEY=VALUE, got 'size_px'"),
         (("collect", "two-room", "--out", "{tmp}/d", "--episodes", "1", "--env-option", "door_y_px=500"), "door_y_px must be"),
@@ -170,7 +192,10 @@ def test_the_preset_comes_first_then_the_file_then_the_flags(capsys, place):
         (("train", "--data", "{place}/data", "--out", "{tmp}/r", "--config", "{tmp}/no.toml"), "there is no configuration file"),
         (("train", "--data", "{place}/data", "--out", "{tmp}/r", "--encoder.name", "convv"), "unknown encoder 'convv'. Did you mean 'conv'?"),
         (("train", "--data", "{place}/data", "--out", "{tmp}/r", "--preset", "laptop", "--objective.name", "vicrex"), "unknown objective 'vicrex'"),
-        (("train", "--data", "{place}/data", "--out", "{tmp}/r", "--preset", "laptop", "--train.learning-rate", "-1"), "train.learning_rate must be positive"),
+        (
+            ("train", "--data", "{place}/data", "--out", "{tmp}/r", "--preset", "laptop", "--train.learning-rate", "-1"),
+            "train.learning_rate must be positive",
+        ),
         (("train", "--data", "{place}/data", "--out", "{tmp}/r"), "encoder.patch_px (14) must divide the frame size, got 32 x 32 px"),
         (("train", "--data", "{place}/data", "--out", "{tmp}/r", "--preset", "laptop", "--data.action-block", "31"), "30"),
         (("eval",), "`lewm eval` needs the name of an evaluation"),
@@ -179,7 +204,10 @@ def test_the_preset_comes_first_then_the_file_then_the_flags(capsys, place):
         (("eval", "success", "{place}/run", "--distances", "near"), "--distances takes whole numbers"),
         (("eval", "success", "{place}/run", "--planner.num-elites", "1"), "planner.num_elites must be in [2, num_candidates = 4], got 1"),
         (("eval", "success", "{place}/run", "--planner.name", "cemm"), "unknown planner 'cemm'. Did you mean 'cem'? Known: cem"),
-        (("eval", "success", "{place}/run", "--planner.history-model-steps", "4"), "planner.history_model_steps is 4; this model attends to 3 at most"),
+        (
+            ("eval", "success", "{place}/run", "--planner.history-model-steps", "4"),
+            "planner.history_model_steps is 4; this model attends to 3 at most",
+        ),
         (("eval", "probe", "{place}/run", "--data", "{place}/run"), "there is no dataset at"),
         (("verify", "{tmp}/nothing.json"), "nothing.json"),
         (("info", "{tmp}/nothing"), "there is nothing at"),
@@ -205,7 +233,9 @@ def test_a_truncated_shard_is_named_and_resume_mends_it(capsys, place, tmp_path)
     frames.write_bytes(frames.read_bytes()[:5000])
     said = refuse(capsys, "info", str(data))
     assert re.search(r"dataset .* is damaged: shards/00000/frames.\w+.npy has 5,000 of [\d,]+ bytes; `lewm collect --resume` rewrites it", said)
-    assert main(["collect", "two-room", "--out", str(data), "--episodes", "24", "--max-env-steps", "30", "--env-option", "size_px=32", "--resume"]) == 0
+    assert (
+        main(["collect", "two-room", "--out", str(data), "--episodes", "24", "--max-env-steps", "30", "--env-option", "size_px=32", "--resume"]) == 0
+    )
     capsys.readouterr()
     hashes = []
     for path in (data, place / "data"):
@@ -228,7 +258,9 @@ def test_an_output_that_cannot_be_written_is_an_error(capsys, place, tmp_path):
 @pytest.mark.faults
 def test_ctrl_c_ends_training_with_130_and_keeps_the_checkpoints(place, tmp_path):
     words = ["train", "--data", f"{place}/data", "--out", f"{tmp_path}/run", "--config", f"{place}/tiny.toml", "--train.num-steps", "100000"]
-    process = subprocess.Popen([sys.executable, "-m", "lewm.cli", *words], stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lewm.cli", *words], stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     deadline = time.monotonic() + 60
     while not list((tmp_path / "run").glob("checkpoints/step-*")) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lewm.config import Config, from_dict, load_preset
+from lewm.config import Config
+from lewm.config_files import from_dict, load_preset
 from lewm.data.collect import collect
 from lewm.data.episodes import EpisodeStore
 from lewm.errors import DataError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lewm.config import load_preset
+from lewm.config_files import load_preset
 from lewm.models.official import official_names
 from lewm.models.world_model import WorldModel
 from lewm.schema import ActionSpec, Observation, ObservationSpec

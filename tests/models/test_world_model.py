@@ -11,7 +11,7 @@ from lewm.errors import ConfigError, DataError
 from lewm.models.world_model import IMAGENET_MEAN, IMAGENET_STD, WorldModel
 from lewm.schema import ActionSpec, Observation, ObservationSpec
 
-CONV = ConvEncoderConfig(channels=(8, 16))
+CONV = ConvEncoderConfig(channels=(8, 16), kernel_sizes=(4, 4), strides=(2, 2))
 VIT = ViTEncoderConfig(patch_px=8, width=16, num_layers=2, num_heads=2, mlp_width=32)
 ENCODERS = [pytest.param(CONV, id="conv"), pytest.param(VIT, id="vit")]
 ACTIONS = ActionSpec(kind="continuous", low=(-1.0, -1.0), high=(1.0, 1.0))
@@ -217,7 +217,11 @@ def test_statistics_are_saved_with_the_weights():
 
 
 @pytest.mark.parametrize(
-    ("encoder", "sentence"), [(replace(CONV, channels=(8,) * 6), "leave nothing of 16 x 24 px"), (replace(VIT, patch_px=7), "must divide")]
+    ("encoder", "sentence"),
+    [
+        (replace(CONV, channels=(8,) * 6, kernel_sizes=(4,) * 6, strides=(2,) * 6), "leave nothing of 16 x 24 px"),
+        (replace(VIT, patch_px=7), "must divide"),
+    ],
 )
 def test_an_encoder_that_does_not_fit_the_frames_is_refused(encoder: EncoderConfig, sentence: str):
     with pytest.raises(ConfigError, match=sentence):

@@ -13,7 +13,7 @@ from lewm.objectives.sigreg import random_directions, sigreg
 from lewm.schema import ActionSpec, Clip, Observation, ObservationSpec
 
 CONFIG = Config(
-    encoder=ConvEncoderConfig(channels=(8, 16)),
+    encoder=ConvEncoderConfig(channels=(8, 16), kernel_sizes=(4, 4), strides=(2, 2)),
     model=ModelConfig(latent_dimension=12, projector_width=24, action_embedding_width=16),
     predictor=PredictorConfig(width=16, num_layers=2, num_heads=2, head_width=8, mlp_width=32, dropout=0.0),
     objective=ObjectiveConfig(weight=0.3, num_directions=32),

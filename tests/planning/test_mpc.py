@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lewm.config import Config, load_preset
+from lewm.config import Config
+from lewm.config_files import load_preset
 from lewm.errors import PlanningError
 from lewm.models.world_model import WorldModel
 from lewm.planning.mpc import MPCPolicy, PolicyState

@@ -7,7 +7,7 @@ import pytest
 
 from lewm.checkpoint import checkpoint_sha256, find_checkpoint
 from lewm.cli import main
-from lewm.config import to_dict
+from lewm.config_files import to_dict
 from lewm.demo import Demo, DemoSize, run_demo
 from lewm.errors import ConfigError
 from lewm.report.evidence import read_evidence

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lewm.config import Config, from_dict
+from lewm.config import Config
+from lewm.config_files import from_dict
 from lewm.data.collect import collect
 
 
@@ -21,7 +22,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny() -> Config:
     return from_dict(
         {
-            "encoder": {"name": "conv", "channels": [8, 16, 16]},
+            "encoder": {"name": "conv", "channels": [8, 16], "kernel_sizes": [8, 4], "strides": [4, 2]},
             "model": {"latent_dimension": 16, "projector_width": 32, "action_embedding_width": 16},
             "predictor": {"width": 32, "num_layers": 1, "num_heads": 2, "head_width": 16, "mlp_width": 32, "dropout": 0.1},
             "objective": {"num_directions": 32},

@@ -113,7 +113,7 @@ def test_text_that_is_no_json_is_refused(run):
 
 
 def test_a_place_without_a_run_says_how_to_make_one(tmp_path):
-    with pytest.raises(CheckpointError, match="there is no run or checkpoint at .*; `lewm train"):
+    with pytest.raises(CheckpointError, match=r"there is no run or checkpoint at .*; `lewm train"):
         load_checkpoint(tmp_path / "nothing")
     with pytest.raises(CheckpointError, match="holds no finished checkpoint"):
         load_checkpoint(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lewm.checkpoint import list_checkpoints, load_checkpoint
-from lewm.config import load_preset
+from lewm.config_files import load_preset
 from lewm.errors import ConfigError, DataError, DeviceError, TrainingError
 from lewm.run_directory import read_metrics
 from lewm.schema import Clip, Observation
@@ -35,7 +35,7 @@ class StopsAt:
 
 
 def weights(run):
-    return {name: tensor for name, tensor in load_checkpoint(run).model.state_dict().items()}
+    return load_checkpoint(run).model.state_dict()
 
 
 def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one_bit_for_bit(dataset, tiny, tmp_path):
@@ -158,7 +158,7 @@ def test_there_must_be_a_run_to_resume(dataset, tiny, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_missing_device_is_an_error_not_a_fallback(dataset, tiny, with_train, tmp_path):
-    with pytest.raises(DeviceError, match="train.device cuda with 1 device.s. was asked for and 0 were found"):
+    with pytest.raises(DeviceError, match=r"train.device cuda with 1 device.s. was asked for and 0 were found"):
         train(with_train(tiny, device="cuda"), data=dataset, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from lewm.bench.references import straight_rollout
 from lewm.bench.suite import BenchOptions
 from lewm.bench.timing import Contender, Row, milliseconds, relative_difference, take_turns
-from lewm.config import Config, PlannerConfig, load_preset
+from lewm.config import Config, PlannerConfig
+from lewm.config_files import load_preset
 from lewm.models.world_model import WorldModel
 from lewm.planning.base import BlockSpace, Cost, Planner
 from lewm.planning.costs import LatentGoalCost, reduce_over_horizon

@@ -54,53 +54,56 @@ def run_benches(
     *,
     num_threads: int | None = None,
     command: str = "",
-    done: Callable[[str, "list[Row]"], None] | None = None,
+    done: "Callable[[str, list[Row], dict[str, Any]], None] | None" = None,
 ) -> dict[str, Any]:
     """Run benchmarks one after the other and return the result, ready for JSON.
 
-    ``num_threads`` is torch's (default: as it is); ``done`` is told each benchmark's rows as soon as they are there. ``UnknownNameError`` for a name
-    that is in no table, before any is run.
+    ``num_threads`` is torch's (default: as it is). ``done`` is told each benchmark's name, its rows and the result so far as soon as they are there.
+    ``UnknownNameError`` for a name that is in no table, before any is run.
     """
     for name in names:
         BENCHES.entry(name)
     if num_threads is not None and num_threads < 1:
         raise ConfigError(f"num_threads must be at least 1, got {num_threads}")
     start_s = time.perf_counter()
-    benches = []
+    benches: list[dict[str, Any]] = []
     with _threads(num_threads) as threads:
+        result = {
+            "format": FORMAT,
+            "command": command,
+            "is_quick": options.is_quick,
+            "benches": benches,
+            "hardware": {"processor": hardware(), "num_cores": os.cpu_count(), "num_threads": threads},
+            "versions": versions(),
+            "commit": commit(),
+            "duration_s": 0.0,
+        }
         for name in names:
             bench_start_s = time.perf_counter()
             rows = BENCHES.load(name)(options)
-            benches.append({"name": name, "rows": [row.as_json() for row in rows], "duration_s": round(time.perf_counter() - bench_start_s, 2)})
+            now_s = time.perf_counter()
+            benches.append({"name": name, "rows": [row.as_json() for row in rows], "duration_s": round(now_s - bench_start_s, 2)})
+            result["duration_s"] = round(now_s - start_s, 2)
             if done is not None:
-                done(name, rows)
-    return {
-        "format": FORMAT,
-        "command": command,
-        "is_quick": options.is_quick,
-        "spread": "median, lower and upper quartile",
-        "benches": benches,
-        "hardware": {"processor": hardware(), "num_cores": os.cpu_count(), "num_threads": threads},
-        "versions": versions(),
-        "commit": commit(),
-        "duration_s": round(time.perf_counter() - start_s, 2),
-    }
+                done(name, rows, result)
+    return result
 
 
 def bench_table(name: str, rows: "Sequence[Row]") -> RichTable:
     """The rows of one benchmark for people."""
     table = RichTable(title=f"{name}: {BENCHES.entry(name).summary}", title_justify="left", caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("case", "unit", "ours", "reference", "ratio", "must", "aim"):
-        table.add_column(heading, justify="left" if heading in ("case", "unit") else "right", no_wrap=heading not in ("case", "must", "aim"))
+    for heading in ("case", "ours", "reference", "ratio", "target"):
+        table.add_column(heading, justify="left" if heading == "case" else "right", no_wrap=heading != "case")
     for row in rows:
-        figures = (f"{_number(spread.median)} ({_number(spread.low)}..{_number(spread.high)})" for spread in (row.ours, row.reference))
-        table.add_row(row.case, row.unit, *figures, f"{row.ratio:.2f}x", _target(row, row.target_must), _target(row, row.target_aim))
+        ours = f"{_number(row.ours.median)} {row.unit} ±{(row.ours.high - row.ours.low) / 2 / row.ours.median:.0%}"
+        targets = [_target(row, word, target) for word, target in (("must", row.target_must), ("aim", row.target_aim)) if target is not None]
+        table.add_row(row.case, ours, f"{_number(row.reference.median)} {row.unit}", f"{row.ratio:.2f}x", "\n".join(targets) or "-")
     notes = [f"reference: {what}" for what in dict.fromkeys(row.reference_is for row in rows)]
     for row in rows:
         if row.details:
             details = ", ".join(f"{key.replace('_', ' ')} {_number(value)}" for key, value in row.details.items())
             notes.append(f"{row.case}: {details}")
-    table.caption = "\n".join(["median (quartiles); ratio: how many times better ours is", *notes])
+    table.caption = "\n".join(["median ± half the distance between the quartiles; ratio: how many times better ours is", *notes])
     return table
 
 
@@ -129,10 +132,8 @@ def _threads(num_threads: int | None) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-def _target(row: "Row", target: float | None) -> str:
-    if target is None:
-        return "-"
-    return f"{_number(target)}{'x' if row.target_of == 'ratio' else ''} {'met' if row.reaches(target) else 'missed'}"
+def _target(row: "Row", word: str, target: float) -> str:
+    return f"{word} {_number(target)}{'x' if row.target_of == 'ratio' else ''} {'met' if row.reaches(target) else 'missed'}"
 
 
 def _number(value: float) -> str:

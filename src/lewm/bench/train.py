@@ -17,7 +17,8 @@ from lewm.bench.clips import fill_page_cache
 from lewm.bench.references import float_pixels, plain_lewm_loss
 from lewm.bench.suite import BenchOptions
 from lewm.bench.timing import Contender, Row, per_second, take_turns
-from lewm.config import Config, load_preset
+from lewm.config import Config
+from lewm.config_files import load_preset
 from lewm.data.clips import ClipSampler, Prefetcher
 from lewm.data.collect import collect
 from lewm.data.episodes import EpisodeStore

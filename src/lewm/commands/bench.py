@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from lewm.bench.suite import BENCHES, ORDER, BenchOptions, bench_table, run_benches
 from lewm.commands.parsing import command_line, console, parse, say, write_result
+
+if TYPE_CHECKING:
+    from lewm.bench.timing import Row
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,16 @@ def bench(words: Sequence[str]) -> None:
         BENCHES.entry(arguments.name)
     names = ORDER if arguments.name is None else (arguments.name,)
     say(f"running {', '.join(names)}: figures are worth something only while nothing else runs")
-    result = run_benches(
+    run_benches(
         names,
         BenchOptions(is_quick=arguments.quick, use_compile=arguments.compile),
         num_threads=arguments.num_threads,
         command=command_line("bench", words),
-        done=lambda name, rows: console().print(bench_table(name, rows), markup=False),
+        done=lambda name, rows, result: _show(name, rows, result, arguments.json),
     )
-    write_result(arguments.json, result)
+
+
+def _show(name: str, rows: "list[Row]", result: dict[str, Any], file: Path | None) -> None:
+    """Print what is there and write the file anew, so that an interruption loses nothing that was measured."""
+    console().print(bench_table(name, rows), markup=False)
+    write_result(file, result)

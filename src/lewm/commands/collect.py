@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from lewm.commands.parsing import command_line, parse, parse_options, progress_bar, show
+from lewm.commands.parsing import ProgressBar, command_line, parse, parse_options, show
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ def collect(words: Sequence[str]) -> None:
     arguments = parse(CollectArguments, "collect", words)
     from lewm.data.collect import collect as run_collection
 
-    with progress_bar() as bar:
-        task = bar.add_task(f"collecting {arguments.env}", total=arguments.episodes, note="")
+    bar = ProgressBar(f"collecting {arguments.env}")
+    try:
         store = run_collection(
             arguments.env,
             arguments.out,
@@ -55,7 +55,9 @@ def collect(words: Sequence[str]) -> None:
             resume=arguments.resume,
             workers=arguments.workers,
             command=command_line("collect", words),
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=bar.update,
         )
+    finally:
+        bar.close()
     show(f"collected: {arguments.out}: {len(store):,} episodes, {store.num_env_steps:,} env steps")
     show(f"next: lewm train --data {arguments.out} --preset laptop --out RUN")

@@ -8,7 +8,8 @@ from typing import Literal
 import tyro
 
 from lewm.commands.parsing import command_line, parse, parse_distances, say, show, write_result
-from lewm.config import PlannerConfig, from_dict
+from lewm.config import PlannerConfig
+from lewm.config_files import from_dict
 from lewm.errors import ConfigError, LewmError
 from lewm.registry import EVALUATIONS
 

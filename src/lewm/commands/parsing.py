@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lewm.errors import ConfigError
 from lewm.run_directory import write_json
@@ -58,10 +58,40 @@ def command_line(verb: str, words: Sequence[str]) -> str:
     return " ".join(["lewm", verb, *words])
 
 
-def progress_bar() -> Progress:
-    """A bar with count, elapsed and remaining time, on stderr."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    return Progress(*columns, TextColumn("{task.fields[note]}"), console=stderr_console())
+class ProgressBar:
+    """A bar with count, elapsed and remaining time, on stderr; it appears with the first update, so that a refusal stands alone."""
+
+    def __init__(self, title: str) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=stderr_console())
+        self._title = title
+        self._task: TaskID | None = None
+
+    def update(self, done: int, total: int, note: str = "") -> None:
+        """Move the bar; what is all done closes it."""
+        if self._task is None:
+            self._bar.start()
+            self._task = self._bar.add_task(self._title, total=total, note=note)
+        self._bar.update(self._task, completed=done, total=total, note=note)
+        if done >= total:
+            self.close()
+
+    def message(self, text: str) -> None:
+        """Say something above the bar."""
+        self._bar.console.print(text, markup=False, style="bold red")
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._task is not None:
+            self._bar.stop()
+            self._task = None
 
 
 def parse_options(pairs: Sequence[str], flag: str) -> dict[str, Any]:

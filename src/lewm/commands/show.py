@@ -10,7 +10,7 @@ import tyro
 from rich.table import Table as RichTable
 
 from lewm.commands.parsing import console, parse, show, write_result
-from lewm.config import preset_names
+from lewm.config_files import preset_names
 from lewm.errors import DataError
 from lewm.registry import TABLES
 

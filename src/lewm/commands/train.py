@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.progress import TaskID
 
-from lewm.commands.parsing import command_line, parse, progress_bar, show
-from lewm.config import Config, from_dict, load_config, load_preset, to_toml
+from lewm.commands.parsing import ProgressBar, command_line, parse, show
+from lewm.config import Config
+from lewm.config_files import from_dict, load_config, load_preset, to_toml
 from lewm.errors import ConfigError
 
 
@@ -64,26 +64,20 @@ class TrainingBar:
     """A progress bar with the losses beside it."""
 
     def __init__(self) -> None:
-        self._bar = progress_bar()
-        self._task: TaskID | None = None
+        self._bar = ProgressBar("training")
 
     def update(self, step: int, num_steps: int, values: dict[str, float]) -> None:
-        """Move the bar; the first call shows it, the last one closes it."""
+        """Move the bar."""
         note = f"prediction {values['prediction_loss']:.4f}  SIGReg {values['sigreg']:.2f}  lr {values['learning_rate']:.1e}"
-        if self._task is None:
-            self._bar.start()
-            self._task = self._bar.add_task("training", total=num_steps, note=note)
-        self._bar.update(self._task, completed=step, note=note)
-        if step >= num_steps:
-            self._bar.stop()
+        self._bar.update(step, num_steps, note)
 
     def message(self, text: str) -> None:
         """Say something above the bar."""
-        self._bar.console.print(text, markup=False, style="bold red")
+        self._bar.message(text)
 
     def close(self) -> None:
         """Leave the terminal as it was."""
-        self._bar.stop()
+        self._bar.close()
 
 
 def _with_base(words: Sequence[str]) -> TrainArguments:
