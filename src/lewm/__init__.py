@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lewm.data.collect import collect
     from lewm.data.episodes import EpisodeStore
     from lewm.envs.base import make_batch, make_env
-    from lewm.evaluation.workflow import evaluate
+    from lewm.evaluation.workflow import evaluate, load_policy
     from lewm.models.world_model import WorldModel
     from lewm.objectives.sigreg import sigreg
     from lewm.planning.mpc import MPCPolicy
@@ -35,6 +35,7 @@ _HOMES = {
     "evaluate": "lewm.evaluation.workflow",
     "load_checkpoint": "lewm.checkpoint",
     "load_config": "lewm.config_files",
+    "load_policy": "lewm.evaluation.workflow",
     "load_preset": "lewm.config_files",
     "make_batch": "lewm.envs.base",
     "make_env": "lewm.envs.base",
@@ -55,6 +56,7 @@ __all__ = [
     "evaluate",
     "load_checkpoint",
     "load_config",
+    "load_policy",
     "load_preset",
     "make_batch",
     "make_env",

@@ -3,31 +3,10 @@
 import numpy as np
 import pytest
 
+from lewm.bench.references import plain_two_room_frame
 from lewm.envs.two_room import TwoRoomBatch
 from lewm.envs.two_room_drawing import draw_background
 from lewm.errors import EnvError
-
-
-def reference_frame(moment: np.void, size_px: int) -> np.ndarray:
-    """float64 [Y, X, 3]: walls by exact overlap of each pixel with each rectangle, then the whole Gaussian blended over everything."""
-    scale = size_px / 224
-    low_edges = np.arange(size_px) / scale
-
-    def overlap(low: float, high: float) -> np.ndarray:
-        return np.maximum(np.minimum(low_edges + 1 / scale, high) - np.maximum(low_edges, low), 0) * scale
-
-    floor = np.ones((size_px, size_px))
-    half, door, opening = float(moment["wall_thickness_px"]) / 2, float(moment["door_y_px"]), float(moment["door_half_size_px"])
-    inner = [(0, 10), (14, 210), (214, 224)]
-    free = sum(overlap(*span) for span in inner)
-    floor = np.outer(free, free)
-    for low, high in (*inner[::2], (14, door - opening), (door + opening, 210)):
-        floor -= np.outer(overlap(low, high), overlap(112 - half, 112 + half))
-    frame = floor[..., None] * moment["background_color"].astype(np.float64)
-    center = (np.arange(size_px) + 0.5) / scale
-    x, y = moment["position_px"]
-    dot = np.exp(-((center[None, :] - x) ** 2 + (center[:, None] - y) ** 2) / (2 * float(moment["agent_radius_px"]) ** 2))[..., None]
-    return frame * (1 - dot) + dot * moment["agent_color"]
 
 
 def everything_varied(num_envs: int, size_px: int) -> TwoRoomBatch:
@@ -43,7 +22,7 @@ def test_frames_equal_the_plain_renderer_within_one_grey_level(size_px):
         batch.reset(range(batch.num_envs))
         frames, moments = batch.observe().frames, batch.moments
         for frame, moment in zip(frames[:, 0], moments, strict=True):
-            assert np.abs(frame - reference_frame(moment, size_px)).max() <= 1.0
+            assert np.abs(frame - plain_two_room_frame(moment, size_px)).max() <= 1.0
 
 
 def test_agents_in_every_corner_and_in_the_door_are_drawn_whole():
@@ -51,7 +30,7 @@ def test_agents_in_every_corner_and_in_the_door_are_drawn_whole():
     batch.reset(range(5))
     batch.set_states(batch.states_at(np.array([[21.0, 21.0], [203.0, 21.0], [21.0, 203.0], [203.0, 203.0], [112.0, 49.0]])))
     for frame, moment in zip(batch.observe().frames[:, 0], batch.moments, strict=True):
-        assert np.abs(frame - reference_frame(moment, 64)).max() <= 1.0
+        assert np.abs(frame - plain_two_room_frame(moment, 64)).max() <= 1.0
 
 
 def test_walls_at_224_px_are_crisp_and_where_the_geometry_says():

@@ -3,6 +3,8 @@
 Axes: T time step, B batch, D latent, M direction.
 """
 
+import os
+import shutil
 from collections.abc import Callable
 
 import torch
@@ -12,11 +14,13 @@ from lewm.bench.memory import peak_growth_bytes
 from lewm.bench.references import literal_sigreg
 from lewm.bench.suite import BenchOptions
 from lewm.bench.timing import MEBIBYTE, Contender, Row, Spread, milliseconds, relative_difference, take_turns
+from lewm.errors import ConfigError
 from lewm.objectives.sigreg import random_directions, sigreg
 
 REFERENCE = "the formula as written: every cosine and sine [T, B, M, 17] in memory, torch's own gradient"
 TARGETS: dict[str, tuple[float | None, float | None]] = {"eager": (4, 6), "compiled": (None, 10)}
 """Times faster: must, aim."""
+CPP_COMPILERS = ("g++", "clang++", "c++")
 Statistic = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -34,6 +38,7 @@ def measure(options: BenchOptions) -> list[Row]:
 
     functions = {"reference": with_gradient(literal_sigreg), "eager": with_gradient(sigreg)}
     if options.use_compile:
+        _require_compiler()
         functions["compiled"] = with_gradient(torch.compile(sigreg, dynamic=False, backend="eager" if options.is_quick else "inductor"))
     # The warm-up also compiles.
     seconds = take_turns({name: Contender(function) for name, function in functions.items()}, num_rounds=3 if options.is_quick else 15, num_warmups=2)
@@ -46,6 +51,11 @@ def measure(options: BenchOptions) -> list[Row]:
         rows.append(_row(f"{name}, forward + backward, {case}", "ms", ours, reference, must, aim, relative_difference(functions[name](), expected)))
     memory = {name: Spread.of([peak_growth_bytes(name, sizes) / MEBIBYTE]) for name in ("eager", "reference")}
     return [*rows, _row(f"eager, peak memory, {case}", "MiB", memory["eager"], memory["reference"], None if options.is_quick else 8, None, None)]
+
+
+def _require_compiler() -> None:
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), *CPP_COMPILERS) if name):
+        raise ConfigError(f"compiling for a CPU needs a C++ compiler ({', '.join(CPP_COMPILERS)}): install one, name it in CXX, or omit --compile")
 
 
 def _row(case: str, unit: str, ours: Spread, reference: Spread, must: float | None, aim: float | None, difference: float | None) -> Row:

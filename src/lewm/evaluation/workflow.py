@@ -55,6 +55,12 @@ def evaluate(
     )
 
 
+def load_policy(run: Path | str, *, planner: PlannerConfig | None = None, device: str = "cpu") -> MPCPolicy:
+    """The agent of a run: it plans with the run's world model and, unless ``planner`` says otherwise, with the run's planner settings."""
+    checkpoint = load_checkpoint(run, device)
+    return MPCPolicy(checkpoint.model, planner or checkpoint.config.planner)
+
+
 def evaluate_latents(name: str, run: Path | str, data: Path | str, *, device: str = "cpu", command: str = "") -> dict[str, Any]:
     """``lewm eval probe`` or ``lewm eval collapse``: measurements on the held-out episodes of a dataset."""
     checkpoint = load_checkpoint(run, device)
