@@ -68,6 +68,7 @@ def test_all_benchmarks_are_in_the_table_that_names_are_looked_up_in():
     assert sorted(ORDER) == list(BENCHES)
 
 
+@pytest.mark.slow
 def test_compiled_sigreg_is_a_row_of_its_own_that_agrees(tmp_path):
     # In a process of its own: the checks of shapes that the tests install cannot be compiled.
     file = tmp_path / "bench.json"

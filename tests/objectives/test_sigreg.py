@@ -237,3 +237,21 @@ def test_peak_memory_is_at_least_eight_times_below_the_literal_formula():
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     assert peak("literal") > 8 * peak("sigreg")
+
+
+TRACED = """
+import torch
+from lewm.objectives.sigreg import random_directions, sigreg
+latents = torch.randn(2, 16, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64).requires_grad_()
+directions = random_directions(6, 12, seed=1).double()
+values = [sigreg(latents, directions), torch.compile(sigreg, backend="aot_eager")(latents, directions)]
+gradients = [torch.autograd.grad(value, latents)[0] for value in values]
+torch.testing.assert_close(values[1], values[0], rtol=1e-12, atol=0)
+torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-10, atol=1e-14)
+"""
+
+
+def test_what_is_traced_for_compilation_is_the_same_statistic_with_the_same_gradient():
+    """In a process of its own, because shape checks cannot be traced."""
+    done = subprocess.run([sys.executable, "-c", TRACED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -95,7 +95,8 @@ def bench_table(name: str, rows: "Sequence[Row]") -> RichTable:
     for heading in ("case", "ours", "reference", "ratio", "target"):
         table.add_column(heading, justify="left" if heading == "case" else "right", no_wrap=heading != "case")
     for row in rows:
-        ours = f"{_number(row.ours.median)} {row.unit} ±{(row.ours.high - row.ours.low) / 2 / row.ours.median:.0%}"
+        spread = f" ±{(row.ours.high - row.ours.low) / 2 / row.ours.median:.0%}" if row.ours.high > row.ours.low else ""  # measured once: no spread
+        ours = f"{_number(row.ours.median)} {row.unit}{spread}"
         targets = [_target(row, word, target) for word, target in (("must", row.target_must), ("aim", row.target_aim)) if target is not None]
         table.add_row(row.case, ours, f"{_number(row.reference.median)} {row.unit}", f"{row.ratio:.2f}x", "\n".join(targets) or "-")
     notes = [f"reference: {what}" for what in dict.fromkeys(row.reference_is for row in rows)]

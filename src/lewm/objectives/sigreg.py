@@ -56,7 +56,8 @@ def sigreg(
     directions = directions.detach().to(dtype)
     with torch.autocast(rows.device.type, enabled=False):
         if reduce is None:
-            value: Tensor = _Statistic.apply(rows, directions, knots)  # type: ignore[no-untyped-call]
+            function = _FusedStatistic if torch.compiler.is_compiling() else _Statistic
+            value: Tensor = function.apply(rows, directions, knots)  # type: ignore[no-untyped-call]
             return value
         sums: Tensor = _WaveSums.apply(rows, directions, knots)  # type: ignore[no-untyped-call]
         packed = reduce(torch.cat([sums.flatten(), sums.new_full((1,), rows.shape[1])]))
@@ -91,6 +92,31 @@ class _Statistic(torch.autograd.Function):
         if gradient is not None:
             ctx.save_for_backward(gradient)
         return total * scale
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (saved,) = ctx.saved_tensors
+        return saved * gradient, None, None
+
+
+class _FusedStatistic(torch.autograd.Function):
+    """The same for torch.compile, which fuses plain expressions into two passes over the projections and would unroll ``_Statistic`` for minutes."""
+
+    @staticmethod
+    def forward(ctx: Any, latents: Tensor, directions: Tensor, knots: int) -> Tensor:
+        num_leading, count, _ = latents.shape
+        weights, targets = _weights(knots, latents), _targets(knots, latents)
+        slopes = 2 * weights * _positions(knots, latents) / (num_leading * directions.shape[1])
+        total, gradient = latents.new_zeros(()), latents.new_zeros(())
+        waves = _products_of_waves((latents @ directions) * (LAST_KNOT / (knots - 1)), knots)
+        for index, (cosine, sine) in enumerate(waves):
+            real_error = cosine.mean(-2, keepdim=True) - targets[index, 0]
+            imaginary_error = sine.mean(-2, keepdim=True)
+            total = total + weights[index] * (real_error.square() + imaginary_error.square()).sum()
+            gradient = gradient + slopes[index] * (imaginary_error * cosine - real_error * sine)
+        ctx.save_for_backward(gradient @ directions.T)
+        return total * (count / (num_leading * directions.shape[1]))
 
     @staticmethod
     @once_differentiable
@@ -168,6 +194,15 @@ def _waves(projections: Tensor, knots: int) -> Iterator[tuple[int, int, Tensor]]
         before.addcmul_(twice_cosine, wave, value=sign * last_sign)
         before, wave, last_sign = wave, before, sign
         yield knot, sign, wave
+
+
+def _products_of_waves(angles: Tensor, knots: int) -> list[tuple[Tensor, Tensor]]:
+    """cos(k a) and sin(k a) for k >= 1, each from the two half as far: expressions log2(knots) deep, where a recurrence's would be knots deep."""
+    waves = [(angles.cos(), angles.sin())]
+    for knot in range(2, knots):
+        (cosine, sine), (other_cosine, other_sine) = waves[knot // 2 - 1], waves[knot - knot // 2 - 1]
+        waves.append((cosine * other_cosine - sine * other_sine, sine * other_cosine + cosine * other_sine))
+    return waves
 
 
 def _chunks(latents: Tensor, directions: Tensor) -> Iterator[slice]:
