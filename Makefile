@@ -35,10 +35,10 @@ check: $(READY) ## formatting, lint and types
 	$(BIN)/mypy
 
 test: $(READY) ## the tests that take minutes
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-all: $(READY) ## every test
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 docs: $(READY) ## run every code block of the README and docs
 	$(BIN)/pytest tests/test_documentation.py

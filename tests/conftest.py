@@ -1,8 +1,10 @@
-"""Shapes and types in signatures are enforced while testing."""
+"""Shapes in signatures are enforced while testing, and tests that run side by side do not fight for cores."""
 
 import os
 
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, also for the processes that tests start
+
 from jaxtyping import install_import_hook
 
-os.environ.setdefault("MPLBACKEND", "Agg")
 install_import_hook(["lewm.models", "lewm.objectives", "lewm.planning", "lewm.distributed"], "beartype.beartype")
