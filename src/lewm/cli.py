@@ -18,6 +18,7 @@ VERBS = {
     "train": ("lewm.commands.train", "train a world model from the pixels of a dataset"),
     "eval": ("lewm.commands.evaluate", "measure a run: success, probe, collapse"),
     "verify": ("lewm.commands.evaluate", "replay a result file in the simulator and recompute every number in it"),
+    "compare": ("lewm.commands.evaluate", "the success of several training seeds on the same pairs, with one interval"),
     "report": ("lewm.commands.demo", "one self-contained HTML page about a run"),
     "bench": ("lewm.commands.bench", "measure speed against a plain reference in the same run"),
 }

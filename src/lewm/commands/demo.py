@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from lewm.commands.parsing import console, parse, say
+from lewm.commands.parsing import parse, say, show
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def demo(words: Sequence[str]) -> None:
     from lewm.demo import run_demo
 
     page = run_demo(arguments.out, seed=arguments.seed, say=say, training_progress=TrainingBar)
-    console().print(f"report: {page}", markup=False, soft_wrap=True)
+    show(f"report: {page}")
 
 
 def report(words: Sequence[str]) -> None:
@@ -42,4 +42,4 @@ def report(words: Sequence[str]) -> None:
     arguments = parse(ReportArguments, "report", words)
     from lewm.report import write_report
 
-    console().print(f"report: {write_report(arguments.run)}", markup=False, soft_wrap=True)
+    show(f"report: {write_report(arguments.run)}")

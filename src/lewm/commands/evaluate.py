@@ -60,6 +60,16 @@ class VerifyArguments:
     """Also write what was checked to this file."""
 
 
+@dataclass(frozen=True)
+class CompareArguments:
+    """Put the results of several training seeds on the same pairs together: one rate with one interval."""
+
+    results: tyro.conf.Positional[tuple[Path, ...]]
+    """Files written by `lewm eval success --json`, one per training seed."""
+    json: Path | None = None
+    """Also write the combination to this file."""
+
+
 def evaluate(words: Sequence[str]) -> None:
     """Run the evaluation named by the first word."""
     if not words or words[0].startswith("-"):
@@ -79,6 +89,16 @@ def verify(words: Sequence[str]) -> None:
     outcome = verify_result(arguments.result)
     show(f"verified: {arguments.result}: {outcome['summary']}\nnot verifiable: {', '.join(outcome['unverified'])}")
     write_result(arguments.json, outcome)
+
+
+def compare(words: Sequence[str]) -> None:
+    """Combine the results of several training seeds."""
+    arguments = parse(CompareArguments, "compare", words)
+    from lewm.evaluation.across_seeds import combine_results, combined_table
+
+    combined = combine_results(arguments.results)
+    show(combined_table(combined))
+    write_result(arguments.json, combined)
 
 
 def _success(words: Sequence[str]) -> None:
