@@ -1,13 +1,14 @@
 # `make demo` and `make test` need nothing but Python 3.11+ and make: they set up .venv by themselves.
 PYTHON ?= python3
-# Extras to install, e.g. `make setup EXTRAS=dev,docs`.
-EXTRAS ?= dev
+# Extras to install beside what tests and checks need, with commas between.
+EXTRAS ?=
 # Where to find another build of torch, e.g. `make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu` for one without CUDA.
 TORCH_INDEX ?=
 
 VENV := .venv
+COMMA := ,
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready-$(EXTRAS)
+READY := $(VENV)/.ready-dev,$(EXTRAS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check test test-all docs bench
@@ -23,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "this Python lacks the modules 'venv' and 'ensurepip': install your system's package 'python3-venv'"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev$(if $(EXTRAS),$(COMMA)$(EXTRAS))]'
 	@touch $@
 
 demo: $(READY) ## collect, train, evaluate and report: minutes on two CPU cores

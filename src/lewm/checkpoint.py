@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,9 @@ from torch import Tensor
 
 from lewm.config import Config
 from lewm.config_files import from_dict, to_dict
-from lewm.errors import CheckpointError, LewmError
+from lewm.data.durable import directory_written_atomically
+from lewm.devices import check_device
+from lewm.errors import CheckpointError, DataError, LewmError
 from lewm.models.world_model import WorldModel
 from lewm.schema import ActionSpec, ObservationSpec
 
@@ -65,28 +66,23 @@ def save_checkpoint(
         "env": env,
         "provenance": provenance,
     }
-    temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
     try:
-        temporary.mkdir(parents=True)
-        (temporary / "config.json").write_text(json.dumps(description, indent=1) + "\n")
-        save_file(_contiguous(model.state_dict()), temporary / "model.safetensors")
-        if trainer_tensors is not None:
-            save_file(_contiguous(trainer_tensors), temporary / "trainer.safetensors")
-            (temporary / "trainer.json").write_text(json.dumps(trainer_state) + "\n")
-        for file in temporary.iterdir():
-            _flush_to_disk(file)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
-    except (OSError, SafetensorError) as error:
+        with directory_written_atomically(path) as temporary:
+            (temporary / "config.json").write_text(json.dumps(description, indent=1) + "\n")
+            save_file(_contiguous(model.state_dict()), temporary / "model.safetensors")
+            if trainer_tensors is not None:
+                save_file(_contiguous(trainer_tensors), temporary / "trainer.safetensors")
+                (temporary / "trainer.json").write_text(json.dumps(trainer_state) + "\n")
+            for file in temporary.iterdir():
+                _flush_to_disk(file)
+    except (DataError, SafetensorError) as error:
         raise CheckpointError(f"cannot write checkpoint {str(path)!r}: {error}; free some space or choose another --out, then `--resume`") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return path
 
 
 def load_checkpoint(path: Path | str, device: str = "cpu") -> Checkpoint:
     """Load a run (its newest checkpoint) or a checkpoint; ``CheckpointError`` says what is missing, damaged or not understood."""
+    check_device(device)
     directory = find_checkpoint(Path(path))
     description = read_description(directory)
     try:
@@ -99,8 +95,11 @@ def load_checkpoint(path: Path | str, device: str = "cpu") -> Checkpoint:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"checkpoint {str(directory)!r} has an incomplete or malformed config.json: {error!r}") from error
     weights = directory / "model.safetensors"
-    with torch.device("meta"):  # shapes first: a wrong configuration must not allocate anything
-        blueprint = WorldModel(config, observation_spec, action_spec)
+    try:
+        with torch.device("meta"):  # shapes first: a wrong configuration must not allocate anything
+            blueprint = WorldModel(config, observation_spec, action_spec)
+    except (LewmError, RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"checkpoint {str(directory)!r} describes a model that cannot be built: {error}") from error
     check_shapes(weights, {name: tuple(tensor.shape) for name, tensor in blueprint.state_dict().items()})
     model = WorldModel(config, observation_spec, action_spec)
     model.load_state_dict(load_file(weights))
@@ -138,13 +137,11 @@ def read_description(directory: Path) -> dict[str, Any]:
         description = json.loads(file.read_text())
     except FileNotFoundError:
         raise CheckpointError(f"{str(directory)!r} is no checkpoint: it has no config.json") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{str(file)!r} cannot be read as JSON: {error}") from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         got = description.get("format") if isinstance(description, dict) else None
-        raise CheckpointError(
-            f"{str(file)!r} has format {got!r}; this version of lewm reads format {FORMAT}: `lewm convert` or a matching version may help"
-        )
+        raise CheckpointError(f"{str(file)!r} has format {got!r}; this version of lewm reads format {FORMAT}; use the version that wrote it")
     return description
 
 
@@ -153,7 +150,7 @@ def load_trainer(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         tensors = load_file(directory / "trainer.safetensors")
         state = json.loads((directory / "trainer.json").read_text())
-    except (FileNotFoundError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise CheckpointError(f"checkpoint {str(directory)!r} cannot be resumed: its trainer state is missing or damaged ({error})") from None
     return tensors, state
 

@@ -47,12 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LewmError as error:
         sys.stderr.write(f"lewm {verb}: {error}\n")
         return EXIT_ERROR
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            sys.stderr.close()  # the reader has gone; nothing more can be said
+            return EXIT_DONE
+        place = f"{error.filename!r}: " if error.filename else ""
+        sys.stderr.write(f"lewm {verb}: {place}{error.strerror or error}; check the path, its permissions and the space left\n")
+        return EXIT_ERROR
     except KeyboardInterrupt:
         sys.stderr.write(f"\nlewm {verb}: interrupted; what was finished is kept\n")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader has gone; nothing more can be said
-        return EXIT_DONE
     except SystemExit as stop:  # the parser's own refusal or help
         return stop.code if isinstance(stop.code, int) else EXIT_USAGE
     return EXIT_DONE

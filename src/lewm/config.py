@@ -27,6 +27,11 @@ def _at_most(high: float, **values: float) -> None:
         _require(value <= high, f"{name} must be at most {high:g}, got {value:g}")
 
 
+def _seed(**values: int) -> None:
+    for name, value in values.items():
+        _require(0 <= value < 2**63, f"{name} must be in [0, 2**63), got {value}")
+
+
 def _fraction(**values: float) -> None:
     for name, value in values.items():
         _require(0.0 <= value < 1.0, f"{name} must be in [0, 1), got {value:g}")
@@ -52,6 +57,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         _at_least(1, num_transitions=self.num_transitions, action_block=self.action_block, num_prefetched_batches=self.num_prefetched_batches)
         _fraction(validation_fraction=self.validation_fraction)
+        _seed(split_seed=self.split_seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,8 +215,10 @@ class TrainConfig:
             self.batch_size % self.num_devices == 0,
             f"train.batch_size ({self.batch_size}) must be a multiple of train.num_devices ({self.num_devices})",
         )
-        _at_least(0, weight_decay=self.weight_decay, pixel_noise_std=self.pixel_noise_std, seed=self.seed)
-        _require(self.learning_rate > 0, f"train.learning_rate must be positive, got {self.learning_rate:g}")
+        _at_least(0, weight_decay=self.weight_decay, pixel_noise_std=self.pixel_noise_std)
+        _seed(seed=self.seed)
+        _at_least(1, num_threads=1 if self.num_threads is None else self.num_threads)
+        _require(0 < self.learning_rate < 1e3, f"train.learning_rate must be positive and below 1000, got {self.learning_rate:g}")
         _require(self.gradient_clip > 0, f"train.gradient_clip must be positive, got {self.gradient_clip:g}")
         _fraction(warmup_fraction=self.warmup_fraction)
         if self.schedule_num_steps is not None:

@@ -34,7 +34,9 @@ def load_config(path: Path, base: Config | None = None) -> Config:
         values = tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise ConfigError(f"there is no configuration file {str(path)!r}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"configuration file {str(path)!r} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"configuration file {str(path)!r} is not valid TOML: {error}") from None
     return from_dict(values, base)
 

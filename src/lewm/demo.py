@@ -5,12 +5,10 @@ interrupted demo goes on at the stage, and within it at the place, where it stop
 """
 
 import json
-import os
-import platform
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from lewm.config_files import from_dict, load_preset, to_dict
 from lewm.errors import ConfigError
 from lewm.report.evidence import CONTROL, DEMO_FILE
 from lewm.run_directory import write_json
+from lewm.versions import hardware
 
 if TYPE_CHECKING:  # importing it would import torch before there is anything to say
     from lewm.training import Progress
@@ -228,7 +227,7 @@ def run_demo(
 
 def _open_record(out: Path, seed: int, size: DemoSize) -> dict[str, Any]:
     """What a demo in ``out`` wrote down so far."""
-    identity = {"format": FORMAT, "seed": seed, "preset": size.preset, "num_episodes": size.num_episodes, "changes": size.changes}
+    identity = {"format": FORMAT, "seed": seed} | json.loads(json.dumps(asdict(size)))
     path = out / DEMO_FILE
     if path.exists():
         record = _read_record(path)
@@ -240,10 +239,9 @@ def _open_record(out: Path, seed: int, size: DemoSize) -> dict[str, Any]:
         return record
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{str(out)!r} already exists and holds no demo; choose another --out")
-    hardware = f"{platform.machine()}, {os.cpu_count()} CPU cores, {platform.system()}"
-    record = identity | {"seconds": {}, "commands": [], "hardware": hardware, "is_finished": False}
-    write_json(path, record)
-    return record
+    fresh: dict[str, Any] = identity | {"seconds": {}, "commands": [], "hardware": hardware(), "is_finished": False}
+    write_json(path, fresh)
+    return fresh
 
 
 def _read_record(path: Path) -> dict[str, Any]:

@@ -1,24 +1,31 @@
 """A run on disk: ``config.toml``, ``metrics.jsonl``, ``checkpoints/``, ``results/``, ``report.html``."""
 
 import json
-import shutil
+import os
 from pathlib import Path
 from typing import Any
 
+from lewm.data.durable import reported_as_data_error, write_atomically
 from lewm.errors import ConfigError
 
 
-def prepare_run(out: Path, config_toml: str, *, resume: bool) -> None:
-    """Make the directory of a run and write its configuration; one that exists is refused unless it is to be resumed."""
-    if (out / "config.toml").exists() and not resume:
+def check_run(out: Path, *, resume: bool) -> None:
+    """``ConfigError`` for a run that exists and is not to be resumed, or is to be and does not exist."""
+    is_run = os.path.exists(out / "config.toml")  # unlike Path.exists, not an error where reading is forbidden
+    if is_run and not resume:
         raise ConfigError(f"{str(out)!r} already holds a run; continue it with --resume or choose another --out")
-    if resume and not (out / "config.toml").exists():
+    if resume and not is_run:
         raise ConfigError(f"there is no run to resume at {str(out)!r}; leave --resume out to start one")
+
+
+def prepare_run(out: Path, config_toml: str, *, resume: bool) -> None:
+    """Make the directory of a run and write its configuration, after ``check_run``."""
+    check_run(out, resume=resume)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "config.toml").write_text(config_toml)
     except OSError as error:
         raise ConfigError(f"cannot write to {str(out)!r}: {error.strerror}; choose another --out") from error
+    write_atomically(out / "config.toml", config_toml.encode())
 
 
 class MetricsLog:
@@ -28,13 +35,11 @@ class MetricsLog:
         self._path = run / "metrics.jsonl"
         if self._path.exists():
             kept = [line for line in self._path.read_text().splitlines() if _step_of(line) < first_step]
-            temporary = self._path.with_suffix(".jsonl.writing")
-            temporary.write_text("".join(f"{line}\n" for line in kept))
-            temporary.rename(self._path)
+            write_atomically(self._path, "".join(f"{line}\n" for line in kept).encode())
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Append a line."""
-        with self._path.open("a") as file:
+        with reported_as_data_error(self._path), self._path.open("a") as file:
             file.write(json.dumps({"step": step} | values) + "\n")
 
 
@@ -47,21 +52,19 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON beside its final name and rename it there."""
+    """Write JSON so that a reader sees the old content or the new; ``DataError`` if the disk refuses."""
+    check_writable(path)
+    write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def check_writable(path: Path) -> None:
+    """``ConfigError`` if a file cannot be written at ``path``: better known before the work than after it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.writing")
-        temporary.write_text(json.dumps(value, indent=1) + "\n")
-        temporary.rename(path)
     except OSError as error:
         raise ConfigError(f"cannot write {str(path)!r}: {error.strerror}; choose another place") from error
-
-
-def remove_run(out: Path) -> None:
-    """Delete a run directory made by lewm: refused for anything else."""
-    if not (out / "config.toml").exists():
-        raise ConfigError(f"{str(out)!r} does not look like a run (no config.toml); it was left alone")
-    shutil.rmtree(out)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"cannot write {str(path)!r}: it is a directory, or its directory is read-only; choose another place")
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

@@ -57,6 +57,9 @@ class ObservationSpec:
         offsets = self.stack_offsets_env_steps
         if not offsets or offsets[-1] != 0 or list(offsets) != sorted(set(offsets)):
             raise ConfigError(f"stack_offsets_env_steps must increase and end in 0, such as (-1, 0), got {offsets}")
+        sides = (self.height_px, self.width_px)
+        if any(not isinstance(number, int) for number in (*sides, *offsets)):
+            raise ConfigError(f"frame sizes and stack offsets must be whole numbers, got {sides} and {offsets}")
         if self.height_px < 1 or self.width_px < 1:
             raise ConfigError(f"frames must be at least 1 x 1 px, got {self.height_px} x {self.width_px}")
 
@@ -87,6 +90,8 @@ class ActionSpec:
     def __post_init__(self) -> None:
         if self.kind not in ("continuous", "discrete", "none"):
             raise ConfigError(f"action kind must be one of continuous, discrete, none; got {self.kind!r}")
+        if any(not isinstance(bound, int | float) for bound in (*self.low, *self.high)) or not isinstance(self.num_choices, int):
+            raise ConfigError(f"action bounds must be numbers and num_choices a whole one, got {self.low}, {self.high} and {self.num_choices!r}")
         if self.kind == "continuous" and not (len(self.low) == len(self.high) > 0 and all(a < b for a, b in zip(self.low, self.high, strict=True))):
             raise ConfigError(f"a continuous action needs bounds low < high for each dimension, got {self.low} and {self.high}")
         if self.kind == "discrete" and self.num_choices < 2:

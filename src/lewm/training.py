@@ -1,7 +1,8 @@
 """The training loop, top to bottom: batches in, optimiser steps, metrics, collapse monitor, checkpoints.
 
-A run is a pure function of (configuration, dataset): batch k, its directions, its noise and its dropout depend on (seed, k) alone, so an
-interrupted run that is resumed ends bit for bit where an uninterrupted one does (on a CPU with the same number of threads).
+A run is a pure function of (configuration, dataset): batch k, its directions and its noise depend on (seed, k) alone, dropout on the process as
+well, so an interrupted run that is resumed ends bit for bit where an uninterrupted one does (on a CPU with the same number of threads), and several
+processes train what one would but for rounding and dropout.
 """
 
 import contextlib
@@ -18,27 +19,31 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
-from lewm.checkpoint import checkpoint_path, list_checkpoints, load_checkpoint, load_trainer, save_checkpoint
+from lewm.checkpoint import checkpoint_path, list_checkpoints, save_checkpoint
 from lewm.config import Config
-from lewm.config_files import to_dict, to_toml
+from lewm.config_files import to_toml
 from lewm.data.clips import ClipSampler, Prefetcher
 from lewm.data.episodes import EpisodeStore
 from lewm.data.splits import split_episodes
+from lewm.devices import check_device
 from lewm.distributed import all_reduce_sum, synchronise_batch_norm
-from lewm.errors import ConfigError, DeviceError, TrainingError
+from lewm.errors import DataError, TrainingError
 from lewm.evaluation.collapse import judge_training, measure_collapse
 from lewm.models.world_model import WorldModel
 from lewm.objectives.base import Objective
-from lewm.registry import OBJECTIVES
-from lewm.run_directory import MetricsLog, prepare_run
+from lewm.registry import OBJECTIVES, PLANNERS
+from lewm.resuming import restore, trainer_state
+from lewm.run_directory import MetricsLog, check_run, prepare_run
 from lewm.schema import Clip, Observation
 from lewm.versions import hardware, versions
 
 logger = logging.getLogger(__name__)
 
 EXPLODED_LOSS = 1e6
+DROPOUT_STREAM = 2**32
+"""Of the random streams of a step: far from those of the rows' pixel noise."""
 NUM_MONITOR_CLIPS = 128
 
 
@@ -70,14 +75,15 @@ def train(
     the configuration does not fit the data, ``DeviceError``, ``DataError``, ``TrainingError`` when the loss is not finite or on a collapse that
     should stop the run.
     """
-    check_device(config)
+    check_device(config.train.device, config.train.num_devices)
     options = config.train
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
     is_launched_outside = "LOCAL_RANK" in os.environ  # torchrun or fabric run started the processes
     strategy = "auto" if options.num_devices == 1 else ("ddp" if is_launched_outside else "ddp_spawn")
     fabric = Fabric(accelerator=options.device, devices=options.num_devices, strategy=strategy, precision=options.precision)
-    prepare_run(Path(out), to_toml(config), resume=resume)
+    if not is_launched_outside:
+        check_run(Path(out), resume=resume)  # before the work of opening the data
     # Bound as a partial, because Fabric refuses frozen dataclasses among the arguments that it passes to new processes.
     fabric.launch(
         functools.partial(_train_on_rank, config=config, data=Path(data), out=Path(out), resume=resume, command=command, make_progress=progress)
@@ -85,25 +91,32 @@ def train(
     return Path(out)
 
 
+class _Closed:
+    """A clip that Fabric does not look into: it cannot rebuild frozen dataclasses, and the clip is on its device already."""
+
+    def __init__(self, clip: Clip[Tensor]) -> None:
+        self.clip = clip
+
+
+class _Opened(nn.Module):
+    """The objective as Fabric calls it."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.objective = objective
+
+    def forward(self, closed: _Closed, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, terms = self.objective(closed.clip, step)
+        return loss, terms
+
+
 def dry_run(config: Config, *, data: Path | str) -> None:
     """Everything that a run checks before its first step: device, dataset, clip length, model and frame size. Raises what ``train`` would."""
-    check_device(config)
+    check_device(config.train.device, config.train.num_devices)
     store = EpisodeStore(Path(data))
     train_ids, validation_ids = split_episodes(store.episode_ids, config.data.validation_fraction, config.data.split_seed)
     _monitor_clip(store, _windows(config), validation_ids, train_ids)
     build_objective(config, store, train_ids)
-
-
-def check_device(config: Config) -> None:
-    """``DeviceError`` unless the device that the configuration asks for is there: nothing falls back."""
-    device, count = config.train.device, config.train.num_devices
-    if device == "cuda" and torch.cuda.device_count() < count:
-        found = torch.cuda.device_count()
-        raise DeviceError(
-            f"train.device cuda with {count} device(s) was asked for and {found} were found; install a CUDA build of torch or use --train.device cpu"
-        )
-    if device == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("train.device mps was asked for and is not available here; use --train.device cpu")
 
 
 def learning_rate(config: Config, step: int) -> float:
@@ -117,6 +130,7 @@ def learning_rate(config: Config, step: int) -> float:
 
 def build_objective(config: Config, store: EpisodeStore, train_ids: np.ndarray, reduce: Callable[[Tensor], Tensor] | None = None) -> Objective:
     """The objective with a freshly initialised world model that fits the data, its action statistics taken from the training episodes."""
+    PLANNERS.entry(config.planner.name)  # an unknown planner is better known now than after training
     torch.manual_seed(config.train.seed)
     observation_spec = dataclasses.replace(store.observation_spec, stack_offsets_env_steps=config.data.stack_offsets_env_steps)
     model = WorldModel(config, observation_spec, store.action_spec)
@@ -124,6 +138,10 @@ def build_objective(config: Config, store: EpisodeStore, train_ids: np.ndarray, 
         mean, std = store.action_statistics(train_ids)
         model.set_action_statistics(mean, std)
     objective: Objective = OBJECTIVES.load(config.objective.name)(config, model, seed=config.train.seed, reduce=reduce)
+    there = {"frames", "blocks"} | {name for name in ("rewards", "labels", "proprioception") if name in store.meta.columns}
+    missing = set(objective.clip_columns) - there
+    if missing:
+        raise DataError(f"objective {config.objective.name!r} needs {', '.join(sorted(missing))}, which dataset {str(store.path)!r} does not have")
     return objective
 
 
@@ -148,13 +166,16 @@ def _train_on_rank(
     objective = build_objective(config, store, train_ids, all_reduce_sum if is_parallel else None)
     if is_parallel:
         synchronise_batch_norm(objective)
+    objective.to(fabric.device)  # before the optimizer, whose restored state goes where its parameters are
     model = objective.world_model
     optimizer = torch.optim.AdamW(objective.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
-    start_step, looks, seconds_before = _restore(out, config, objective, optimizer) if resume else (0, [], 0.0)
+    start_step, looks, seconds_before = restore(out, config, objective, optimizer, store.dataset_sha256) if resume else (0, [], 0.0)
+    if fabric.is_global_zero:
+        prepare_run(out, to_toml(config), resume=resume)  # only now: a run that is refused leaves nothing behind
     if options.use_compile:
         for network in (model.encoder, model.predictor):
             network.compile()
-    wrapped, optimizer = fabric.setup(objective, optimizer)
+    wrapped, optimizer = fabric.setup(_Opened(objective), optimizer)
 
     provenance = {
         "dataset_sha256": store.dataset_sha256,
@@ -169,10 +190,11 @@ def _train_on_rank(
     start_s = time.monotonic()
 
     def save(step: int) -> None:
+        _check_weights(objective, step - 1, out)
         if not fabric.is_global_zero:
             return
         elapsed_s = seconds_before + time.monotonic() - start_s
-        tensors, state = _trainer_state(objective, optimizer, step, looks, elapsed_s)
+        tensors, state = trainer_state(objective, optimizer, step, looks, elapsed_s)
         save_checkpoint(
             checkpoint_path(out, step),
             model,
@@ -191,17 +213,17 @@ def _train_on_rank(
         for step in range(start_step, options.num_steps):
             clip = next(batches).map(lambda array: torch.from_numpy(array).to(fabric.device, non_blocking=True))
             clip = add_pixel_noise(clip, options.pixel_noise_std, options.seed, step, sampler.first_row)
-            torch.manual_seed(_step_seed(options.seed, step, fabric.global_rank))  # dropout
+            torch.manual_seed(_step_seed(options.seed, step, DROPOUT_STREAM + fabric.global_rank))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, step)
-            loss, terms = wrapped(clip, step)
+            loss, terms = wrapped(_Closed(clip), step)
             fabric.backward(loss)
             gradient_norm = fabric.clip_gradients(wrapped, optimizer, max_norm=options.gradient_clip, error_if_nonfinite=False)
             assert gradient_norm is not None  # clipping by norm returns it
             is_logging = step % options.log_every_steps == 0 or step + 1 == options.num_steps
             is_saving = (step + 1) % options.checkpoint_every_steps == 0 or step + 1 == options.num_steps
             if is_logging or is_saving or fabric.device.type == "cpu":  # elsewhere, reading the loss waits for the device
-                _check_loss(float(loss.detach()), step, out)
+                _check_finite(float(loss.detach()), float(gradient_norm), step, out)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             objective.after_step()
@@ -215,6 +237,7 @@ def _train_on_rank(
                 if progress is not None:
                     progress.update(step + 1, options.num_steps, values)
             if (step + 1) % options.monitor_every_steps == 0 or step + 1 == options.num_steps:
+                _check_weights(objective, step, out)
                 looks.append(_look(model, objective, monitor_clip.map(lambda a: a.to(fabric.device)), step))
                 verdict = judge_training(looks, num_steps=options.num_steps)
                 if metrics is not None:
@@ -269,55 +292,20 @@ def _look(model: WorldModel, objective: Objective, clip: Clip[Tensor], step: int
         objective.train()
 
 
-def _check_loss(loss: float, step: int, out: Path) -> None:
-    if math.isfinite(loss) and loss < EXPLODED_LOSS:
+def _check_finite(loss: float, gradient_norm: float, step: int, out: Path) -> None:
+    if math.isfinite(loss) and loss < EXPLODED_LOSS and math.isfinite(gradient_norm):
         return
     saved = list_checkpoints(out)
     last_good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was written yet"
     advice = "lower train.learning_rate or train.gradient_clip, or check the data with `lewm info DIR --verify`"
-    raise TrainingError(f"the loss is {loss:g} at step {step}; {last_good}; {advice}")
+    raise TrainingError(f"the loss is {loss:g} at step {step} (gradient norm {gradient_norm:g}); {last_good}; {advice}")
+
+
+def _check_weights(objective: Objective, step: int, out: Path) -> None:
+    """A last update may have ruined the weights although the loss before it was finite: they must not be saved as good ones."""
+    if not all(bool(parameter.isfinite().all()) for parameter in objective.parameters()):
+        _check_finite(math.nan, math.nan, step, out)
 
 
 def _step_seed(seed: int, step: int, stream: int) -> int:
     return int(np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def _trainer_state(
-    objective: Objective, optimizer: torch.optim.Optimizer, step: int, looks: list[dict[str, float]], elapsed_s: float
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors = {f"objective.{name}": tensor for name, tensor in objective.state_dict().items() if not name.startswith("world_model.")}
-    for index, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
-    return tensors, {"step": step, "looks": looks, "train_seconds": elapsed_s}
-
-
-def _restore(out: Path, config: Config, objective: Objective, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict[str, float]], float]:
-    """Continue from the newest checkpoint, if there is one; settings that shape the weights must not have changed."""
-    saved = list_checkpoints(out)
-    if not saved:
-        return 0, [], 0.0
-    checkpoint = load_checkpoint(saved[-1])
-    _check_same_settings(to_dict(checkpoint.config), to_dict(config))
-    tensors, state = load_trainer(checkpoint.path)
-    weights = {f"world_model.{name}": tensor for name, tensor in checkpoint.model.state_dict().items()}
-    objective.load_state_dict(weights | {name.removeprefix("objective."): t for name, t in tensors.items() if name.startswith("objective.")})
-    restored: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            restored.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": restored, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(state["step"]), list(state["looks"]), float(state["train_seconds"])
-
-
-MAY_CHANGE_ON_RESUME = {"device", "num_devices", "num_threads", "log_every_steps", "checkpoint_every_steps", "on_collapse", "use_compile"}
-
-
-def _check_same_settings(saved: dict[str, Any], asked: dict[str, Any]) -> None:
-    for section in ("data", "encoder", "model", "predictor", "objective", "train"):
-        for key in sorted(set(saved[section]) | set(asked[section])):
-            before, now = saved[section].get(key), asked[section].get(key)
-            if before != now and not (section == "train" and key in MAY_CHANGE_ON_RESUME):
-                raise ConfigError(
-                    f"--resume with {section}.{key} = {now!r}, but the run was started with {before!r}; keep it, or train to another --out"
-                )

@@ -46,6 +46,14 @@ def start(policy: MPCPolicy) -> PolicyState:
     return policy.reset(frames(7), seeds=range(NUM_EPISODES))
 
 
+def test_a_fresh_episode_does_not_change_the_plan_of_one_that_warm_starts():
+    policy = make_policy(use_warm_start=True)
+    _, old = act(policy, start(policy), 10)  # two blocks of its first plan are done: the next env step plans
+    alone, _ = policy.act(frames(1), old)
+    mixed, _ = policy.act(Observation(np.concatenate([frames(1).frames, frames(2).frames])), policy.join([old, start(policy)]))
+    np.testing.assert_allclose(mixed[:NUM_EPISODES], alone, atol=1e-5)
+
+
 @pytest.mark.parametrize("history", [1, 3])
 @pytest.mark.parametrize("use_warm_start", [False, True])
 def test_episodes_can_be_split_and_joined_without_changing_an_action(history, use_warm_start):

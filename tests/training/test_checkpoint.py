@@ -84,6 +84,10 @@ def _set(*path_and_value):
         (_set("observation_spec", "height_px", -1), "frames must be at least 1 x 1 px"),
         (_set("action_spec", "kind", "__reduce__"), "action kind must be one of"),
         (_set("provenance", None), "incomplete or malformed config.json"),
+        (_set("config", "model", "latent_dimension", 10**20), "describes a model that cannot be built"),
+        (_set("config", "model", {"latent_dimension": 10**12, "projector_width": 10**12}), "cannot be built|do not fit"),
+        (_set("action_spec", "low", "ab"), "action bounds must be numbers"),
+        (_set("observation_spec", "height_px", 32.5), "must be whole numbers"),
         (_set("config", []), "incomplete or malformed config.json"),
     ],
 )

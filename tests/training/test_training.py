@@ -10,6 +10,7 @@ import torch
 
 from lewm.checkpoint import list_checkpoints, load_checkpoint
 from lewm.config_files import load_preset
+from lewm.data.collect import collect
 from lewm.errors import ConfigError, DataError, DeviceError, TrainingError
 from lewm.run_directory import read_metrics
 from lewm.schema import Clip, Observation
@@ -79,7 +80,10 @@ def test_a_loss_that_explodes_stops_with_the_step_the_last_checkpoint_and_advice
     config = json.loads((checkpoint / "config.json").read_text())
     config["config"]["train"]["num_steps"] = 12
     (checkpoint / "config.json").write_text(json.dumps(config))
-    with pytest.raises(TrainingError, match=r"the loss is \S+ at step \d+; the last good checkpoint is .*step-00000004; lower train.learning_rate"):
+    with pytest.raises(
+        TrainingError,
+        match=r"the loss is \S+ at step \d+ \(gradient norm \S+\); the last good checkpoint is .*step-00000004; lower train.learning_rate",
+    ):
         train(broken, data=dataset, out=tmp_path / "run", resume=True)
 
 
@@ -151,6 +155,25 @@ def test_resuming_with_another_setting_names_it(dataset, tiny, with_train, tmp_p
         train(with_train(tiny, num_steps=4, learning_rate=0.01), data=dataset, out=tmp_path / "run", resume=True)
 
 
+def test_resuming_on_another_dataset_is_refused(dataset, tiny, with_train, tmp_path):
+    train(with_train(tiny, num_steps=4), data=dataset, out=tmp_path / "run")
+    collect("two-room", tmp_path / "other", episodes=40, max_env_steps=40, seed=1, env_options={"size_px": 32})
+    with pytest.raises(ConfigError, match=r"--resume with dataset \w+, but the run was started with \w+"):
+        train(with_train(tiny, num_steps=4), data=tmp_path / "other", out=tmp_path / "run", resume=True)
+
+
+def test_a_run_that_is_refused_leaves_nothing_behind(dataset, tiny, tmp_path):
+    config = dataclasses.replace(tiny, objective=dataclasses.replace(tiny.objective, name="vicrex"))
+    with pytest.raises(ConfigError, match="unknown objective"):
+        train(config, data=dataset, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_half_precision_trains(dataset, tiny, with_train, tmp_path):
+    train(with_train(tiny, num_steps=2, precision="bf16-mixed"), data=dataset, out=tmp_path / "run")
+    assert all(math.isfinite(line["loss"]) for line in read_metrics(tmp_path / "run") if "loss" in line)
+
+
 def test_there_must_be_a_run_to_resume(dataset, tiny, tmp_path):
     with pytest.raises(ConfigError, match="there is no run to resume"):
         train(tiny, data=dataset, out=tmp_path / "run", resume=True)
@@ -158,7 +181,7 @@ def test_there_must_be_a_run_to_resume(dataset, tiny, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_missing_device_is_an_error_not_a_fallback(dataset, tiny, with_train, tmp_path):
-    with pytest.raises(DeviceError, match=r"train.device cuda with 1 device.s. was asked for and 0 were found"):
+    with pytest.raises(DeviceError, match=r"device cuda .1 of it. was asked for and 0 were found"):
         train(with_train(tiny, device="cuda"), data=dataset, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

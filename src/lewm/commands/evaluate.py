@@ -1,5 +1,7 @@
 """``lewm eval`` and ``lewm verify``: measuring, and checking what was measured."""
 
+import contextlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +9,7 @@ from typing import Literal
 
 import tyro
 
-from lewm.commands.parsing import command_line, parse, parse_distances, say, show, write_result
+from lewm.commands.parsing import check_result_file, command_line, parse, parse_distances, say, show, write_result
 from lewm.config import PlannerConfig
 from lewm.config_files import from_dict
 from lewm.errors import ConfigError, LewmError
@@ -104,6 +106,7 @@ def compare(words: Sequence[str]) -> None:
 def _success(words: Sequence[str]) -> None:
     arguments = parse(SuccessArguments, "eval success", words[1:], default=SuccessArguments(run=tyro.MISSING, planner=_planner_of(words)))
     distances = parse_distances(arguments.distances)
+    check_result_file(arguments.json)
     from lewm.evaluation.success import success_table
     from lewm.evaluation.workflow import evaluate as run_evaluation
 
@@ -125,6 +128,7 @@ def _success(words: Sequence[str]) -> None:
 
 def _latents(words: Sequence[str]) -> None:
     arguments = parse(LatentArguments, f"eval {words[0]}", words[1:])
+    check_result_file(arguments.json)
     from lewm.evaluation.workflow import evaluate_latents, latent_table
 
     result = evaluate_latents(words[0], arguments.run, arguments.data, command=command_line("eval", words))
@@ -138,10 +142,9 @@ def _planner_of(words: Sequence[str]) -> PlannerConfig:
         return PlannerConfig()
     from lewm.checkpoint import find_checkpoint, read_description
 
-    for word in words[1:]:
-        if not word.startswith("-") and Path(word).is_dir():
-            try:
+    for before, word in itertools.pairwise(words):
+        is_value = before.startswith("--") and "=" not in before and not before.startswith(("--planner.use", "--planner.no"))
+        if not is_value and not word.startswith("-") and Path(word).is_dir():
+            with contextlib.suppress(LewmError, KeyError):  # said properly when the run is loaded
                 return from_dict(read_description(find_checkpoint(Path(word)))["config"]).planner
-            except (LewmError, KeyError):
-                break  # said properly when the run is loaded
     return PlannerConfig()

@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lewm.errors import ConfigError
-from lewm.run_directory import write_json
+from lewm.run_directory import check_writable, write_json
 
 ArgumentsT = TypeVar("ArgumentsT")
 
@@ -53,9 +54,15 @@ def write_result(path: Path | None, result: dict[str, Any]) -> None:
         say(f"wrote {path}")
 
 
+def check_result_file(path: Path | None) -> None:
+    """Refuse a result file that could not be written, before the work whose result it is."""
+    if path is not None:
+        check_writable(path)
+
+
 def command_line(verb: str, words: Sequence[str]) -> str:
     """The command as the user typed it, for provenance."""
-    return " ".join(["lewm", verb, *words])
+    return shlex.join(["lewm", verb, *words])
 
 
 class ProgressBar:

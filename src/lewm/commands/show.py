@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from lewm.commands.parsing import console, parse, show, write_result
 from lewm.config_files import preset_names
-from lewm.errors import DataError
+from lewm.errors import ConfigError, DataError
 from lewm.registry import TABLES
 
 Kind = Literal["envs", "planners", "objectives", "encoders", "formats", "presets", "evaluations"]
@@ -49,7 +50,7 @@ def list(words: Sequence[str]) -> None:
             continue
         for name in TABLES[kind]:
             entry = TABLES[kind].entry(name)
-            grid.add_row("", name, entry.summary + (f"  (pip install 'lewm[{entry.extra}]')" if entry.extra else ""))
+            grid.add_row("", name, escape(entry.summary + (f"  (pip install 'lewm[{entry.extra}]')" if entry.extra else "")))
     console().print(grid)
 
 
@@ -70,11 +71,13 @@ def describe(path: Path, *, verify: bool) -> dict[str, Any]:
 
         description: dict[str, Any] = describe_dataset(path, verify=verify)
         return {"kind": "dataset"} | description
+    if verify:
+        raise ConfigError(f"--verify checks the hashes of a dataset, and {str(path)!r} is none; leave it out")
     from lewm.checkpoint import checkpoint_sha256, find_checkpoint, list_checkpoints, read_description
 
     directory = find_checkpoint(path)
     checkpoints = [checkpoint.name for checkpoint in list_checkpoints(path)]
-    return {"kind": "run" if checkpoints else "checkpoint", "checkpoint": str(directory), "checkpoints": checkpoints} | {
-        "sha256": checkpoint_sha256(directory),
-        **read_description(directory),
-    }
+    description = read_description(directory)
+    seeds = description.get("provenance", {}).pop("episode_seeds", None)
+    about = {"kind": "run" if checkpoints else "checkpoint", "checkpoint": str(directory), "checkpoints": checkpoints}
+    return about | {"sha256": checkpoint_sha256(directory), "num_training_episodes": None if seeds is None else len(seeds)} | description

@@ -68,8 +68,8 @@ class TrainingBar:
 
     def update(self, step: int, num_steps: int, values: dict[str, float]) -> None:
         """Move the bar."""
-        note = f"prediction {values['prediction_loss']:.4f}  SIGReg {values['sigreg']:.2f}  lr {values['learning_rate']:.1e}"
-        self._bar.update(step, num_steps, note)
+        terms = [name for name in values if name not in ("loss", "gradient_norm", "learning_rate", "weight_times_batch", "seconds")]
+        self._bar.update(step, num_steps, "  ".join(f"{name} {values[name]:.4g}" for name in terms))
 
     def message(self, text: str) -> None:
         """Say something above the bar."""
@@ -87,7 +87,7 @@ def _with_base(words: Sequence[str]) -> TrainArguments:
     first.add_argument("--config", type=Path)
     first.add_argument("--encoder.name", dest="encoder")
     try:
-        known, _ = first.parse_known_args([word.replace("_", "-") if word.startswith("--") else word for word in words])
+        known, _ = first.parse_known_args(list(words))
     except argparse.ArgumentError as error:
         raise ConfigError(str(error)) from None
     config = load_preset(known.preset) if known.preset else Config()

@@ -1,6 +1,7 @@
 """From a run to a result: load the checkpoint, build the agent, evaluate."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,9 @@ def evaluate_latents(name: str, run: Path | str, data: Path | str, *, device: st
 
 def latent_table(result: dict[str, Any]) -> str:
     """The result of ``evaluate_latents`` as plain text."""
-    return _probe_table(result) if result["evaluation"] == "probe" else _collapse_table(result)
+    tables = {"probe": _probe_table, "collapse": _collapse_table}
+    table = tables.get(result.get("evaluation", ""))
+    return json.dumps(result, indent=2) if table is None else table(result)
 
 
 def _probe_table(result: dict[str, Any]) -> str:

@@ -188,15 +188,17 @@ class MPCPolicy:
             self.space,
             horizon_model_steps=self.config.horizon_model_steps,
             seeds=list(zip(state.seeds.tolist(), state.num_plans.tolist(), strict=True)),
-            initial=self._rest_of_plan(state) if self.config.use_warm_start and state.num_plans.min() > 0 else None,
+            initial=self._rest_of_plan(state) if self.config.use_warm_start else None,
             device=self.device,
         )
 
     def _rest_of_plan(self, state: PolicyState) -> Float[Tensor, "E T A"]:
-        """What is left of the old plan, continued with typical actions."""
+        """What is left of each old plan, continued with typical actions; an episode without one gets typical actions alone."""
         executed = self.config.replan_every_model_steps
-        typical = self.space.per_block(self.space.mean, self.device).expand(len(state.seeds), executed, -1)
-        return torch.cat([state.plan[:, executed:], typical], dim=1)
+        typical = self.space.per_block(self.space.mean, self.device).expand_as(state.plan)
+        rest = torch.cat([state.plan[:, executed:], typical[:, :executed]], dim=1)
+        has_plan = torch.from_numpy(state.num_plans > 0).to(self.device)
+        return torch.where(has_plan[:, None, None], rest, typical)
 
     def _execute(self, state: PolicyState) -> tuple[np.ndarray, PolicyState]:
         block = self.model.action_block

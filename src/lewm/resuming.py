@@ -1,0 +1,68 @@
+"""Going on where a run stopped: what a checkpoint keeps for that, and how it is taken over."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lewm.checkpoint import list_checkpoints, load_checkpoint, load_trainer
+from lewm.config import Config
+from lewm.config_files import to_dict
+from lewm.errors import CheckpointError, ConfigError
+from lewm.models.world_model import WorldModel
+from lewm.objectives.base import Objective
+
+
+def trainer_state(
+    objective: Objective, optimizer: torch.optim.Optimizer, step: int, looks: list[dict[str, float]], elapsed_s: float
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What a checkpoint keeps for resuming: tensors of the optimizer and of networks beside the world model, and plain values."""
+    tensors = {f"objective.{name}": tensor for name, tensor in objective.state_dict().items() if not name.startswith("world_model.")}
+    for index, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
+    return tensors, {"step": step, "looks": looks, "train_seconds": elapsed_s}
+
+
+def restore(
+    out: Path, config: Config, objective: Objective, optimizer: torch.optim.Optimizer, dataset_sha256: str
+) -> tuple[int, list[dict[str, float]], float]:
+    """Continue from the newest checkpoint, if there is one; settings that shape the weights must not have changed."""
+    saved = list_checkpoints(out)
+    if not saved:
+        return 0, [], 0.0
+    checkpoint = load_checkpoint(saved[-1])
+    _check_same_settings(to_dict(checkpoint.config), to_dict(config))
+    before = checkpoint.provenance.get("dataset_sha256")
+    if before != dataset_sha256:
+        raise ConfigError(f"--resume with dataset {dataset_sha256[:12]}, but the run was started with {str(before)[:12]}; train to another --out")
+    tensors, state = load_trainer(checkpoint.path)
+    try:
+        _take_over(objective, optimizer, checkpoint.model, tensors)
+        return int(state["step"]), list(state["looks"]), float(state["train_seconds"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"checkpoint {str(checkpoint.path)!r} cannot be resumed: its trainer state does not fit ({error})") from error
+
+
+def _take_over(objective: Objective, optimizer: torch.optim.Optimizer, model: WorldModel, tensors: dict[str, Tensor]) -> None:
+    weights = {f"world_model.{name}": tensor for name, tensor in model.state_dict().items()}
+    objective.load_state_dict(weights | {name.removeprefix("objective."): t for name, t in tensors.items() if name.startswith("objective.")})
+    restored: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            restored.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": restored, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+MAY_CHANGE_ON_RESUME = {"device", "num_devices", "num_threads", "log_every_steps", "checkpoint_every_steps", "on_collapse", "use_compile"}
+
+
+def _check_same_settings(saved: dict[str, Any], asked: dict[str, Any]) -> None:
+    for section in ("data", "encoder", "model", "predictor", "objective", "train"):
+        for key in sorted(set(saved[section]) | set(asked[section])):
+            before, now = saved[section].get(key), asked[section].get(key)
+            if before != now and not (section == "train" and key in MAY_CHANGE_ON_RESUME):
+                raise ConfigError(
+                    f"--resume with {section}.{key} = {now!r}, but the run was started with {before!r}; keep it, or train to another --out"
+                )
