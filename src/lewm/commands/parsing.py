@@ -92,7 +92,7 @@ class ProgressBar:
 
     def message(self, text: str) -> None:
         """Say something above the bar."""
-        self._bar.console.print(text, markup=False, style="bold red")
+        self._bar.console.print(text, markup=False, soft_wrap=True, style="bold red")
 
     def close(self) -> None:
         """Leave the terminal as it was."""
