@@ -184,7 +184,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
 
 @pytest.fixture(scope="module")
 def config() -> Config:
-    return from_dict({"data": {"validation_fraction": 0.3}, "encoder": {"channels": [4, 8]}}, load_preset("laptop"))
+    return from_dict(
+        {"data": {"validation_fraction": 0.3}, "encoder": {"channels": [4, 8], "kernel_sizes": [4, 4], "strides": [2, 2]}}, load_preset("laptop")
+    )
 
 
 def test_a_model_on_held_out_episodes_gets_a_verdict_that_is_a_function_of_the_seed(store: EpisodeStore, config: Config) -> None:

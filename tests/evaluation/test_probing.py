@@ -111,7 +111,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
 
 
 def test_a_model_is_probed_beside_its_floors_on_held_out_episodes_only(store: EpisodeStore) -> None:
-    config: Config = from_dict({"data": {"validation_fraction": 0.3}, "encoder": {"channels": [8, 16]}}, load_preset("laptop"))
+    config: Config = from_dict(
+        {"data": {"validation_fraction": 0.3}, "encoder": {"channels": [8, 16], "kernel_sizes": [4, 4], "strides": [2, 2]}}, load_preset("laptop")
+    )
     torch.manual_seed(1)
     model = WorldModel(config, store.observation_spec, store.action_spec)
     state = torch.get_rng_state()
@@ -150,7 +152,9 @@ class Oracle(torch.nn.Module):
 
 @pytest.mark.parametrize("context_model_steps", [1, 3])
 def test_imagination_starts_at_the_end_of_its_context_and_uses_the_actions_that_follow(store: EpisodeStore, context_model_steps: int) -> None:
-    config: Config = from_dict({"data": {"validation_fraction": 0.3}, "encoder": {"channels": [8, 16]}}, load_preset("laptop"))
+    config: Config = from_dict(
+        {"data": {"validation_fraction": 0.3}, "encoder": {"channels": [8, 16], "kernel_sizes": [4, 4], "strides": [2, 2]}}, load_preset("laptop")
+    )
     oracle: Any = Oracle(store)
     result = evaluate_probe(oracle, store, config=config, context_model_steps=context_model_steps, horizon_model_steps=3)
     assert result["labels"]["agent_x_px"]["r2"] > 0.999
