@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from lewm.evaluation.verify import verify_result
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -47,6 +49,7 @@ def shrink(text: str) -> str:
 def place(tmp_path_factory):
     """One directory for all pages, with a small demo in it: later blocks use what earlier ones made."""
     place = tmp_path_factory.mktemp("documentation")
+    (place / "docs").symlink_to(ROOT / "docs")
     (place / "small.toml").write_text(SMALL_RUN)
     for words in (
         "collect two-room --out runs/demo/data --episodes 24",
@@ -94,3 +97,8 @@ def test_links_between_pages_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "docs" / "results").glob("*.json")), ids=lambda file: file.stem)
+def test_every_published_result_follows_from_its_episodes(file):
+    assert verify_result(file)["is_verified"]
