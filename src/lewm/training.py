@@ -161,7 +161,7 @@ def _train_on_rank(
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     )
-    monitor_clip = _monitor_clip(store, windows, validation_ids, train_ids)
+    monitor_clip = _monitor_clip(store, windows, validation_ids, train_ids).map(lambda tensor: tensor.to(fabric.device))
     is_parallel = fabric.world_size > 1
     objective = build_objective(config, store, train_ids, all_reduce_sum if is_parallel else None)
     if is_parallel:
@@ -238,7 +238,7 @@ def _train_on_rank(
                     progress.update(step + 1, options.num_steps, values)
             if (step + 1) % options.monitor_every_steps == 0 or step + 1 == options.num_steps:
                 _check_weights(objective, step, out)
-                looks.append(_look(model, objective, monitor_clip.map(lambda a: a.to(fabric.device)), step))
+                looks.append(_look(model, objective, monitor_clip, step))
                 verdict = judge_training(looks, num_steps=options.num_steps)
                 if metrics is not None:
                     metrics.write(step, {"monitor": looks[-1] | {"verdict": verdict.name, "reasons": list(verdict.reasons)}})

@@ -26,7 +26,7 @@ def reported_as_data_error(path: Path) -> Iterator[None]:
         if error.errno in _FULL:
             message = f"no space left to write {str(path)!r} ({error.strerror}); finished files are intact: free some space, then go on with --resume"
         else:
-            message = f"cannot write {str(path)!r}: {error.strerror or error}"
+            message = f"cannot write {str(path)!r}: {error.strerror or error}; check its permissions or choose another place"
         raise DataError(message) from error
 
 

@@ -3,6 +3,7 @@
 Axes: E episode, V view, Y X image, a action, s label.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -25,7 +26,7 @@ class Perturbation:
     summary: str
 
 
-class GoalEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
+class GoalEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
     """A world with exact states, named true quantities and goals that are states.
 
     ``reset`` and ``step`` follow Gymnasium; observations are dictionaries with ``frames`` uint8 [V, Y, X, 3] and, where a world has it,
@@ -44,33 +45,33 @@ class GoalEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     label_names: tuple[str, ...]
 
     @classmethod
+    @abstractmethod
     def make_batch(cls, num_envs: int, **options: Any) -> "GoalEnvBatch":
         """The same world for ``num_envs`` episodes at once, with the constructor's options."""
-        raise NotImplementedError
 
+    @abstractmethod
     def get_state(self) -> bytes:
         """The complete state, versioned: ``set_state`` of it continues exactly as this environment would."""
-        raise NotImplementedError
 
+    @abstractmethod
     def set_state(self, state: bytes) -> None:
         """Take over a state of ``get_state``; ``EnvError`` if it is of another environment or version."""
-        raise NotImplementedError
 
+    @abstractmethod
     def labels(self) -> np.ndarray:
         """float32 [s]: the true quantities named by ``label_names``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def set_goal(self, state: bytes) -> None:
         """Make a state the goal."""
-        raise NotImplementedError
 
+    @abstractmethod
     def goal_frame(self) -> np.ndarray:
         """uint8 [V, Y, X, 3]: what the world looks like in the goal state."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_solved(self) -> bool:
         """Whether the present state satisfies the success predicate for the goal."""
-        raise NotImplementedError
 
 
 class GoalEnvBatch(Protocol):

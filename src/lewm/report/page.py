@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lewm.errors import ConfigError
+from lewm.data.durable import write_atomically
 from lewm.report import comparison, markup, sections
 from lewm.report.evidence import Evidence, read_evidence
 from lewm.report.gallery import Gallery, make_gallery
@@ -16,8 +16,8 @@ def write_page(run: Path) -> Path:
     gallery = make_gallery(evidence)
     page = run / PAGE
     if gallery.grid is not None:
-        _write(run / GRID, gallery.grid.gif)
-    _write(page, render(evidence, gallery).encode())
+        write_atomically(run / GRID, gallery.grid.gif)
+    write_atomically(page, render(evidence, gallery).encode())
     return page
 
 
@@ -50,15 +50,3 @@ def _films(evidence: Evidence, gallery: Gallery) -> str:
     ]
     words = markup.paragraph("Below, what the agent sees is on the left and the goal that it was shown on the right.") if gallery.films else ""
     return markup.section("films", title, films[0], words, f'<div class="films">{"".join(films[1:])}</div>')
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write beside the final name, then rename: a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        temporary.write_bytes(content)
-        temporary.rename(path)
-    except OSError as error:
-        raise ConfigError(f"cannot write {str(path)!r}: {error.strerror or error}; make room there or copy the run elsewhere") from error
-    finally:
-        temporary.unlink(missing_ok=True)
