@@ -41,6 +41,7 @@ class ToyWalkBatch:
             ActionSpec(kind="discrete", num_choices=3) if kind == "discrete" else ActionSpec(kind="continuous", low=(-1.0,), high=(1.0,))
         )
         self.label_names = ("place", "env_step")
+        self.goal_label_names = ("place",)
 
     def reset(self, seeds: Sequence[int]) -> None:
         self._seeds = np.array([seed % SEED_MODULUS for seed in seeds])
@@ -81,3 +82,12 @@ class ToyWalkBatch:
 
     def strata(self, start_labels: np.ndarray, goal_labels: np.ndarray) -> np.ndarray:
         return np.zeros(len(start_labels), np.int64)
+
+    def is_truncated(self) -> np.ndarray:
+        return np.zeros(self.num_envs, bool)
+
+    def at_rest(self, states: Sequence[bytes]) -> list[bytes]:
+        return list(states)
+
+    def close(self) -> None:
+        pass

@@ -26,6 +26,8 @@ class Entry:
     """The extra of lewm that installs what the entry needs."""
     needs: tuple[str, ...] = ()
     """The distributions behind the extra, as pip calls them: named when one is missing."""
+    members: str | None = None
+    """Of a family: ``module:function`` that lists what comes after the slash."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -36,8 +38,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"{suggestion} Known: {', '.join(names)}"
 
 
+def unknown_member(kind: str, family: str, member: str, known: Iterable[str]) -> UnknownNameError:
+    """The error for a name that a family does not have."""
+    return UnknownNameError(f"unknown {kind} {family + member!r}.{did_you_mean(family + member, [family + name for name in known])}")
+
+
 class Table:
-    """Names of one kind. A name that ends in ``/`` is a family: ``dmc/`` answers for every ``dmc/<domain>-<task>``."""
+    """Names of one kind.
+
+    A name that ends in ``/`` is a family: ``dmc/`` answers for every ``dmc/<domain>-<task>``. Its target is a function that makes the thing called
+    by what comes after the slash, and refuses an unknown one with ``unknown_member``.
+    """
 
     def __init__(self, kind: str, entries: dict[str, Entry]) -> None:
         self.kind = kind
@@ -63,7 +74,17 @@ class Table:
     def load(self, name: str) -> Any:
         """Import and return what ``name`` stands for; ``MissingExtraError`` names the extra when its package is not installed."""
         entry = self.entry(name)
-        module_name, _, attribute = entry.target.partition(":")
+        found = self._import(entry.target, entry, name)
+        family, slash, member = name.partition("/")
+        return found(member) if slash and f"{family}/" in self._entries and name not in self._entries else found
+
+    def members(self, family: str) -> list[str]:
+        """What a family (``dmc/``) answers for, sorted, without the family's own name; empty for a name that is none."""
+        entry = self.entry(family)
+        return sorted(self._import(entry.members, entry, family)()) if entry.members else []
+
+    def _import(self, target: str, entry: Entry, name: str) -> Any:
+        module_name, _, attribute = target.partition(":")
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
@@ -97,6 +118,20 @@ ENVS = Table(
     "env",
     {
         "two-room": Entry(target="lewm.envs.two_room:TwoRoom", summary="a dot, two rooms and a door: the paper's navigation task"),
+        "dmc/": Entry(
+            target="lewm.envs.dmc:task_env",
+            members="lewm.envs.dmc:task_names",
+            summary="dmc/<domain>-<task>: every task of the DeepMind Control Suite, such as dmc/reacher-easy",
+            extra="dmc",
+            needs=("dm-control",),
+        ),
+        "atari/": Entry(
+            target="lewm.envs.atari:game_env",
+            members="lewm.envs.atari:game_names",
+            summary="atari/<game>: every game of the Arcade Learning Environment, such as atari/pong",
+            extra="atari",
+            needs=("ale-py",),
+        ),
     },
 )
 

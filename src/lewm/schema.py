@@ -86,6 +86,8 @@ class ActionSpec:
     """Upper bound of each dimension (continuous)."""
     num_choices: int = 0
     """Number of different actions (discrete)."""
+    action_repeat: int = 1
+    """How often the world applies an env step's action: control steps (DMControl) or emulator frames (Atari) per env step."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("continuous", "discrete", "none"):
@@ -94,6 +96,8 @@ class ActionSpec:
             raise ConfigError(f"action bounds must be numbers and num_choices a whole one, got {self.low}, {self.high} and {self.num_choices!r}")
         if self.kind == "continuous" and not (len(self.low) == len(self.high) > 0 and all(a < b for a, b in zip(self.low, self.high, strict=True))):
             raise ConfigError(f"a continuous action needs bounds low < high for each dimension, got {self.low} and {self.high}")
+        if not isinstance(self.action_repeat, int) or self.action_repeat < 1:
+            raise ConfigError(f"action_repeat must be a whole number of at least 1, got {self.action_repeat!r}")
         if self.kind == "discrete" and self.num_choices < 2:
             raise ConfigError(f"a discrete action needs at least 2 choices, got {self.num_choices}")
 

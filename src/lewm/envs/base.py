@@ -6,7 +6,7 @@ Axes: E episode, V view, Y X image, a action, s label.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import gymnasium
 import numpy as np
@@ -38,6 +38,11 @@ class GoalEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
     STRATA: ClassVar[tuple[str, ...]] = ()
     """Kinds of start/goal pair, the headline first; empty where there is only one kind."""
     PERTURBATIONS: ClassVar[dict[str, Perturbation]] = {}
+    DATA_POLICY: ClassVar[str] = "random"
+    """Who acts when nobody says: in collections, and in the episodes that evaluation pairs come from."""
+    GOAL_COST: ClassVar[Literal["latent", "labels"]] = "latent"
+    """What a planner compares with the goal by default: whole latents or, where goal frames hold things that the agent cannot move, only the
+    labels of the success predicate, read off the latents by a probe."""
     POLICIES: ClassVar[dict[str, type["ScriptedPolicy"]]] = {}
     """Scripted policies by name, beside the generic ``random`` and ``block-random`` of ``envs/policies.py``."""
     observation_spec: ObservationSpec
@@ -81,9 +86,11 @@ class GoalEnvBatch(Protocol):
     observation_spec: ObservationSpec
     action_spec: ActionSpec
     label_names: tuple[str, ...]
+    goal_label_names: tuple[str, ...]
+    """The labels that decide success: those that a label-masked goal cost compares."""
 
     def reset(self, seeds: Sequence[int]) -> None:
-        """Start new episodes, one seed each."""
+        """Start new episodes, one seed each, with a goal that the seed decides too."""
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Advance every episode by one env step: actions [E, a] -> (rewards float32 [E], terminated bool [E])."""
@@ -111,6 +118,15 @@ class GoalEnvBatch(Protocol):
 
     def strata(self, start_labels: np.ndarray, goal_labels: np.ndarray) -> np.ndarray:
         """int64 [n]: which of the world's ``STRATA`` each start/goal pair (labels [n, s]) belongs to; -1 if the pair must not be used."""
+
+    def is_truncated(self) -> np.ndarray:
+        """Which episodes have reached the world's own time limit, bool [E]; all False where there is none."""
+
+    def at_rest(self, states: Sequence[bytes]) -> list[bytes]:
+        """The same states with every velocity zero; ``EnvError`` in a world where that has no meaning."""
+
+    def close(self) -> None:
+        """Free what the operating system lent (renderers, emulators, processes); harmless when called twice."""
 
 
 class ScriptedPolicy(Protocol):

@@ -34,6 +34,7 @@ class TwoRoomBatch:
     observation_spec: ObservationSpec
     action_spec: ActionSpec
     label_names: tuple[str, ...]
+    goal_label_names: tuple[str, ...]
 
     def __init__(self, num_envs: int, **options: Any) -> None:
         if num_envs < 1:
@@ -43,6 +44,7 @@ class TwoRoomBatch:
         self.observation_spec = ObservationSpec(height_px=self.options.size_px, width_px=self.options.size_px)
         self.action_spec = ActionSpec(kind="continuous", low=(-1.0, -1.0), high=(1.0, 1.0))
         self.label_names = LABEL_NAMES
+        self.goal_label_names = LABEL_NAMES[:2]
         self._now = np.zeros(num_envs, MOMENT)
         self._goals = np.zeros(num_envs, MOMENT)
         self._has_started = False
@@ -156,6 +158,19 @@ class TwoRoomBatch:
             is_usable &= is_inside & ((x < space.wall_low) | (x > space.wall_high))
         is_same_room = (starts[:, 0] < WALL_X_PX) == (goals[:, 0] < WALL_X_PX)
         return np.where(is_usable, is_same_room.astype(np.int64), -1)
+
+    def is_truncated(self) -> np.ndarray:
+        """Which episodes have lasted ``max_env_steps``, bool [E]."""
+        self._require_started()
+        limit = self.options.max_env_steps
+        return np.zeros(self.num_envs, bool) if limit is None else np.asarray(self._now["env_step"] >= limit)
+
+    def at_rest(self, states: Sequence[bytes]) -> list[bytes]:
+        """The states as they are: nothing in this world has a velocity."""
+        return list(states)
+
+    def close(self) -> None:
+        """Nothing to free."""
 
     @staticmethod
     def _distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
