@@ -12,7 +12,7 @@ from lewm.registry import did_you_mean
 
 VERBS = {
     "demo": ("lewm.commands.demo", "collect, train, evaluate and report on the two-room world, in minutes"),
-    "list": ("lewm.commands.show", "what there is: envs, planners, objectives, encoders, formats, presets, evaluations"),
+    "list": ("lewm.commands.show", "what there is: envs, policies, planners, objectives, encoders, formats, presets, collections, evaluations"),
     "collect": ("lewm.commands.collect", "record episodes of a world into a dataset"),
     "info": ("lewm.commands.show", "what a dataset, run or checkpoint holds; --verify checks every hash"),
     "train": ("lewm.commands.train", "train a world model from the pixels of a dataset"),

@@ -47,6 +47,9 @@ class DataConfig:
     """Env steps between two observations of a clip, whose actions form one block: the paper's frameskip."""
     stack_offsets_env_steps: tuple[int, ...] = (0,)
     """Frames stacked into one observation, as env steps relative to it: (-1, 0) shows velocity."""
+    clips_per_episode: int = 1
+    """Clips of a batch that come from the same episode. What stays the same through an episode (a target's place, a background) cannot tell them
+    apart, so it cannot fill a batch that SIGReg wants Gaussian: raise this where such things captured the latents. Must divide train.batch_size."""
     validation_fraction: float = 0.1
     """Share of the episodes held out of training, chosen by a hash of (seed, episode id)."""
     split_seed: int = 0
@@ -56,6 +59,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _at_least(1, num_transitions=self.num_transitions, action_block=self.action_block, num_prefetched_batches=self.num_prefetched_batches)
+        _at_least(1, clips_per_episode=self.clips_per_episode)
         _fraction(validation_fraction=self.validation_fraction)
         _seed(split_seed=self.split_seed)
 
@@ -241,27 +245,33 @@ class PlannerConfig:
     num_candidates: int = 300
     """S: action sequences tried per iteration."""
     num_elites: int = 30
-    """Best candidates that the Gaussian is refitted on."""
+    """Best candidates that the distribution is refitted on."""
     num_iterations: int = 30
     """Refits per plan."""
+    goal: Literal["default", "latent", "labels"] = "default"
+    """What is compared with the goal: whole latents, or only the labels that decide success, read off the latents by a probe; default: what the
+    world says."""
     cost: Literal["last", "min", "sum"] = "last"
     """Distance to the goal of the last imagined latent, of the nearest one, or of all of them added up."""
     mean_weight: float = 0.0
     """Share of the mean distance over the horizon added to the cost: prefers plans that arrive early."""
     initial_std: float = 1.0
-    """Standard deviation of the first Gaussian, in standard deviations of the training actions."""
+    """Standard deviation of the first Gaussian (continuous actions), in standard deviations of the training actions."""
     std_floor: float = 0.0
     """Smallest standard deviation that refitting may reach, in the same unit."""
+    probability_floor: float = 0.05
+    """Share of the uniform distribution mixed into the choices' probabilities after each refit (discrete actions)."""
     momentum: float = 0.0
-    """Share of the old mean and standard deviation kept at each refit."""
+    """Share of the old mean and standard deviation (discrete: probabilities) kept at each refit."""
     noise_smoothing: float = 0.0
-    """Share of the noise variance that is a moving average over env steps instead of white."""
+    """Share of the noise variance that is a moving average over env steps instead of white; discrete: probability that an env step repeats the
+    choice of the one before."""
     smoothing_window_env_steps: int = 4
-    """Length of that moving average."""
+    """Length of that moving average (continuous actions)."""
     use_bounds: bool = True
     """Keep imagined and executed actions within the world's bounds (in env units); the Gaussian itself is refitted on unclamped samples."""
     use_warm_start: bool = False
-    """Start from the rest of the previous plan."""
+    """Start from the rest of the previous plan (discrete: half of the probability goes to it, half to all choices alike)."""
     history_model_steps: int = 1
     """H: past observations, action_block env steps apart, that the model is given; at most the model's own history."""
     max_batch_rows: int = 16_384
@@ -283,6 +293,9 @@ class PlannerConfig:
         _require(self.noise_smoothing <= 1, f"planner.noise_smoothing must be in [0, 1], got {self.noise_smoothing:g}")
         _require(self.initial_std > 0, f"planner.initial_std must be positive, got {self.initial_std:g}")
         _fraction(momentum=self.momentum)
+        _at_least(0, **{"planner.probability_floor": self.probability_floor})
+        _at_most(1, **{"planner.probability_floor": self.probability_floor})
+        _require(self.goal in ("default", "latent", "labels"), f"planner.goal must be one of default, latent, labels; got {self.goal!r}")
 
 
 EncoderConfig = ConvEncoderConfig | ViTEncoderConfig
@@ -302,6 +315,10 @@ class Config:
     planner: PlannerConfig = field(default_factory=PlannerConfig)
 
     def __post_init__(self) -> None:
+        _require(
+            self.train.batch_size % self.data.clips_per_episode == 0,
+            f"train.batch_size ({self.train.batch_size}) must be a multiple of data.clips_per_episode ({self.data.clips_per_episode})",
+        )
         _require(
             self.data.num_transitions <= self.model.history_model_steps,
             f"data.num_transitions ({self.data.num_transitions}) must not exceed model.history_model_steps ({self.model.history_model_steps})",

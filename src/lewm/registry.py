@@ -50,8 +50,9 @@ class Table:
     by what comes after the slash, and refuses an unknown one with ``unknown_member``.
     """
 
-    def __init__(self, kind: str, entries: dict[str, Entry]) -> None:
+    def __init__(self, kind: str, entries: dict[str, Entry], *, plural: str | None = None) -> None:
         self.kind = kind
+        self.plural = plural or f"{kind}s"
         self._entries = entries
         self._has_read_entry_points = False
 
@@ -110,7 +111,7 @@ class Table:
         if self._has_read_entry_points:
             return
         self._has_read_entry_points = True
-        for point in importlib.metadata.entry_points(group=f"lewm.{self.kind}s"):
+        for point in importlib.metadata.entry_points(group=f"lewm.{self.plural}"):
             self.add(point.name, Entry(target=point.value, summary=f"from the package {point.dist.name if point.dist else '?'}"))
 
 
@@ -135,10 +136,21 @@ ENVS = Table(
     },
 )
 
+POLICIES = Table(
+    "policy",
+    {
+        "random": Entry(target="lewm.envs.policies:RandomPolicy", summary="a new uniform action at every env step: any world"),
+        "block-random": Entry(target="lewm.envs.policies:BlockRandomPolicy", summary="a uniform action, held for some env steps: any world"),
+        "ou": Entry(target="lewm.envs.policies:OUPolicy", summary="coloured noise, an Ornstein-Uhlenbeck process: worlds of continuous actions"),
+        "run": Entry(target="lewm.evaluation.run_policy:RunPolicy", summary="a trained run that plans towards the world's own goals: --policy RUN"),
+    },
+    plural="policies",
+)
+
 PLANNERS = Table(
     "planner",
     {
-        "cem": Entry(target="lewm.planning.sampling:CEM", summary="cross-entropy method: refit a Gaussian on the best candidates"),
+        "cem": Entry(target="lewm.planning.sampling:CEM", summary="cross-entropy method: refit a Gaussian, or choices, on the best candidates"),
     },
 )
 
@@ -170,10 +182,21 @@ EVALUATIONS = Table(
         "success": Entry(target="lewm.evaluation.success:evaluate_success", summary="reach goals never trained on, with floors and intervals"),
         "collapse": Entry(target="lewm.evaluation.collapse:evaluate_collapse", summary="do the latents of held-out frames carry information?"),
         "probe": Entry(target="lewm.evaluation.probing:evaluate_probe", summary="read true quantities off frozen and imagined latents"),
+        "atari-labels": Entry(
+            target="lewm.evaluation.atari_probing:evaluate_atari_labels", summary="AtariARI: name the game's memory bytes from frozen latents"
+        ),
     },
 )
 
-TABLES = {"envs": ENVS, "planners": PLANNERS, "objectives": OBJECTIVES, "encoders": ENCODERS, "formats": FORMATS, "evaluations": EVALUATIONS}
+TABLES = {
+    "envs": ENVS,
+    "policies": POLICIES,
+    "planners": PLANNERS,
+    "objectives": OBJECTIVES,
+    "encoders": ENCODERS,
+    "formats": FORMATS,
+    "evaluations": EVALUATIONS,
+}
 
 
 def register(table: str, name: str, target: str, *, summary: str = "", extra: str | None = None) -> None:

@@ -158,6 +158,7 @@ def _train_on_rank(
         episode_ids=train_ids,
         batch_size=options.batch_size,
         seed=options.seed,
+        clips_per_episode=config.data.clips_per_episode,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lewm.data.collect import collect
+from lewm.data.collect import CollectionProgress, collect
 from lewm.data.episodes import EpisodeStore
 from lewm.errors import ConfigError, DataError, EnvError, UnknownNameError
 from lewm.seeds import episode_seed
@@ -66,7 +66,7 @@ def test_the_batch_size_changes_no_byte(tmp_path: Path, batch_size: int, small_s
 def test_workers_change_no_byte(tmp_path: Path, small_shards: None) -> None:
     told: list[tuple[int, int]] = []
     alone = collect_toy(tmp_path / "a")
-    together = collect_toy(tmp_path / "b", workers=2, progress=lambda done, total: told.append((done, total)))
+    together = collect_toy(tmp_path / "b", workers=2, progress=lambda now: told.append((now.num_written, now.num_episodes)))
     assert together.dataset_sha256 == alone.dataset_sha256
     np.testing.assert_array_equal(together.index, alone.index)
     assert told[-1] == (20, 20)
@@ -85,7 +85,7 @@ def test_appending_more_episodes_gives_the_same_dataset(tmp_path: Path, small_sh
     at_once = collect_toy(tmp_path / "a")
     collect_toy(tmp_path / "b", episodes=5)
     told: list[tuple[int, int]] = []
-    appended = collect_toy(tmp_path / "b", resume=True, progress=lambda done, total: told.append((done, total)))
+    appended = collect_toy(tmp_path / "b", resume=True, progress=lambda now: told.append((now.num_written, now.num_episodes)))
     assert appended.dataset_sha256 == at_once.dataset_sha256
     assert told[-1] == (20, 20)
 
@@ -144,8 +144,8 @@ def test_names_and_values_that_cannot_be_are_refused_before_anything_is_written(
 
 
 def test_an_interruption_keeps_the_finished_shards(tmp_path: Path, small_shards: None) -> None:
-    def interrupt(done: int, total: int) -> None:
-        if done > 8:
+    def interrupt(now: CollectionProgress) -> None:
+        if now.num_written > 8:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -157,7 +157,7 @@ def test_an_interruption_keeps_the_finished_shards(tmp_path: Path, small_shards:
 COLLECT = """
 import sys
 import lewm.data.layout
-from lewm.data.collect import collect
+from lewm.data.collect import CollectionProgress, collect
 
 if __name__ == "__main__":
     lewm.data.layout.SHARD_TARGET_BYTES = 2**23

@@ -7,6 +7,10 @@ from seeker import FRAME_PX, Seeker
 
 from lewm.evaluation.protocol import Manifest, make_manifest
 from lewm.evaluation.success import evaluate
+from lewm.registry import ENVS, Entry
+
+if "toy-walk" not in ENVS:
+    ENVS.add("toy-walk", Entry(target="toy_world:ToyWalk", summary="the tests' own world"))
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,13 @@ from lewm.config import Config
 from lewm.config_files import from_dict, load_preset
 from lewm.data.collect import collect
 from lewm.data.episodes import EpisodeStore
-from lewm.errors import DataError
-from lewm.evaluation.probing import evaluate_probe, fit_probe, position_error, score_labels
+from lewm.data.layout import DatasetMeta
+from lewm.data.writing import EpisodeWriter
+from lewm.errors import ConfigError, DataError
+from lewm.evaluation.probing import angle_error, evaluate_probe, fit_probe, position_error, score_labels
+from lewm.evaluation.workflow import latent_table
 from lewm.models.world_model import WorldModel
-from lewm.schema import Observation
+from lewm.schema import ActionSpec, Episode, Observation, ObservationSpec
 
 NAMES = ("agent_x_px", "agent_y_px")
 
@@ -99,6 +102,21 @@ def test_the_position_error_is_euclidean_and_only_for_worlds_with_a_position() -
     assert position_error(read, labels, ("a", "b", "c")) is None
 
 
+def test_an_angle_error_wraps_and_ignores_the_length_of_the_vector() -> None:
+    names = ("hip_cos", "height", "knee_sin", "hip_sin", "knee_cos", "toe_sin")
+    true, read = np.array([3.1, -3.1, 0.2, 0.0]), np.array([-3.1, 3.1, 0.1, 0.0])  # hip: across the seam, twice; knee: exact
+    labels = np.stack([np.cos(true), 0 * true, np.sin(true), np.sin(true), np.cos(true), 0 * true], -1)
+    answers = np.stack([2 * np.cos(read), 9 + 0 * true, np.sin(true), 2 * np.sin(read), np.cos(true), 0 * true], -1)
+    error = angle_error(answers, labels, names)
+    assert error is not None
+    assert set(error["joints"]) == {"hip", "knee"}, "toe has no cosine"
+    seam = 2 * np.pi - 6.2
+    assert error["joints"]["hip"]["median_rad"] == pytest.approx((seam + seam) / 2, abs=1e-12)
+    assert error["joints"]["knee"]["p90_rad"] == pytest.approx(0, abs=1e-12)
+    assert error["median_rad"] == pytest.approx(np.median([seam, seam, 0.1, 0, 0, 0, 0, 0]), abs=1e-12)
+    assert angle_error(answers, labels, ("a", "b", "c", "d", "e", "f")) is None
+
+
 def test_arrays_that_do_not_match_are_refused() -> None:
     with pytest.raises(DataError, match="the same n >= 2"):
         fit_probe(np.zeros((3, 2)), np.zeros((4, 2)))
@@ -163,3 +181,43 @@ def test_imagination_starts_at_the_end_of_its_context_and_uses_the_actions_that_
         # Exact but for walls and the resolution of the frames; one block off would cost about 10 px.
         assert entry["position_error"]["median_px"] < 2
         assert entry["copy_position_error"]["median_px"] > 8
+
+
+def test_joints_and_velocities_are_reported_apart(tmp_path: Path) -> None:
+    meta = DatasetMeta(
+        observation_spec=ObservationSpec(height_px=16, width_px=16),
+        action_spec=ActionSpec(kind="none"),
+        label_names=("hip_velocity", "hip_sin", "hip_cos"),
+    )
+    with EpisodeWriter(tmp_path / "data", meta) as writer:
+        for number in range(12):
+            generator = np.random.default_rng(number)
+            angle, velocity = generator.uniform(-np.pi, np.pi, 31), generator.uniform(-1, 1, 31)
+            frames = np.zeros((31, 1, 16, 16, 3), np.uint8)
+            for row, (sine, cosine) in enumerate(zip(np.sin(angle), np.cos(angle), strict=True)):
+                frames[row, 0, round(7 + 6 * sine), round(7 + 6 * cosine)] = 255
+            labels = np.stack([velocity, np.sin(angle), np.cos(angle)], -1).astype(np.float32)
+            writer.append(Episode(observations=Observation(frames), actions=None, labels=labels, seed=number))
+    store = EpisodeStore(tmp_path / "data")
+    config: Config = from_dict(
+        {"data": {"validation_fraction": 0.3}, "encoder": {"channels": [8, 16], "kernel_sizes": [4, 4], "strides": [2, 2]}}, load_preset("laptop")
+    )
+    torch.manual_seed(0)
+    model = WorldModel(config, store.observation_spec, store.action_spec)
+    result = evaluate_probe(model, store, config=config, num_fit_clips=200, num_score_clips=50, horizon_model_steps=2)
+    assert result["velocity_labels"] == ["hip_velocity"]
+    # Where the dot is can be read off random features, how fast it moves cannot.
+    assert result["angle_error"]["median_rad"] < 0.3 < result["floors"]["mean"]["angle_error"]["median_rad"]
+    assert result["labels"]["hip_velocity"]["r2"] < 0.2 < 0.4 < result["labels"]["hip_sin"]["r2"]
+    assert set(result["imagined"][1]["copy_angle_error"]) == {"median_rad", "p90_rad", "joints"}
+    lines = latent_table(result).splitlines()
+    assert lines[1].split() == ["hip_sin", "hip_cos", "hip_velocity", "angle", "error,", "median"]
+    assert lines[-1] == "velocity labels cannot be read off one frame: with data.stack_offsets_env_steps = (0,) they are a negative control"
+
+
+@pytest.mark.parametrize("steps", [{"horizon_model_steps": 0}, {"context_model_steps": 0}])
+def test_imagining_nothing_or_from_nothing_is_refused(store: EpisodeStore, steps: dict[str, int]) -> None:
+    config: Config = load_preset("laptop")
+    oracle: Any = Oracle(store)
+    with pytest.raises(ConfigError, match="must be at least 1"):
+        evaluate_probe(oracle, store, config=config, **steps)

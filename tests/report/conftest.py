@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 
 from lewm.demo import DemoSize, run_demo
+from lewm.registry import ENVS, Entry
 from lewm.report.evidence import Evidence, read_evidence
+
+if "toy-walk" not in ENVS:
+    ENVS.add("toy-walk", Entry(target="toy_world:ToyWalk", summary="the tests' own world"))
 
 
 @pytest.fixture(scope="session")

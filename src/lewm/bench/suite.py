@@ -28,6 +28,12 @@ FORMAT = 1
 _ENTRIES = {
     "sigreg": Entry(target="lewm.bench.sigreg:measure", summary="SIGReg forward + backward against its formula as written"),
     "render": Entry(target="lewm.bench.render:measure", summary="two-room in a batch against one frame at a time"),
+    "mujoco": Entry(
+        target="lewm.bench.mujoco:measure", summary="Control Suite frames: profile fast against shipped", extra="dmc", needs=("dm-control",)
+    ),
+    "collect": Entry(
+        target="lewm.bench.collect:measure", summary="collections: two workers against one, Atari against the raw emulators", extra="atari"
+    ),
     "clips": Entry(target="lewm.bench.clips:measure", summary="shuffled training clips against memcpy"),
     "train": Entry(target="lewm.bench.train:measure", summary="optimiser steps of the laptop preset against a straight-line loop"),
     "plan": Entry(target="lewm.bench.plan:measure", summary="plans of the laptop preset against a straight rollout"),

@@ -5,11 +5,11 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from lewm.commands.parsing import check_result_file, command_line, parse, parse_distances, say, show, write_result
+from lewm.commands.parsing import check_result_file, command_line, parse, parse_distances, parse_options, say, show, write_result
 from lewm.config import PlannerConfig
 from lewm.config_files import from_dict
 from lewm.errors import ConfigError, LewmError
@@ -24,14 +24,24 @@ class SuccessArguments:
     """Run (its newest checkpoint) or checkpoint."""
     env: str | None = None
     """Which world; default: the one that the training data came from."""
+    env_option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """KEY=VALUE for the world, repeatable: changes the options that the training data was collected with."""
     protocol: Literal["heldout"] = "heldout"
     """How start/goal pairs are made and judged."""
     distances: str = "25"
     """Env steps between start and goal, with commas between: 25,50,100. The budget is twice that."""
     episodes: int = 100
     """Start/goal pairs per distance and stratum."""
+    strata: str | None = None
+    """Kinds of pair, the headline first, with commas between; default: all of the world's."""
+    data_policy: str | None = None
+    """Who acts in the episodes that the pairs come from; default: the world's data policy."""
+    rest_start: bool = False
+    """Set the velocities of starts and goals to zero."""
     seed: int = 0
     """Seed of the pairs."""
+    data: Path | None = None
+    """Training set: needed only where goals are compared by labels (--planner.goal), which a probe fitted on it reads off the latents."""
     device: Literal["cpu", "cuda", "mps"] = "cpu"
     """Where to plan."""
     json: Path | None = None
@@ -48,6 +58,36 @@ class LatentArguments:
     """Run (its newest checkpoint) or checkpoint."""
     data: Path
     """Dataset; its held-out episodes are scored."""
+    json: Path | None = None
+    """Also write the result to this file."""
+
+
+@dataclass(frozen=True)
+class ProbeArguments(LatentArguments):
+    """Read true quantities off the latents of held-out episodes, and off imagined latents, with a linear probe."""
+
+    horizon_model_steps: int = 5
+    """How many model steps ahead latents are imagined."""
+    context_model_steps: int = 1
+    """Past observations that imagination starts from."""
+
+
+@dataclass(frozen=True)
+class AtariLabelArguments:
+    """Name the bytes of a game's memory from frozen latents: AtariARI's label probes, with floors."""
+
+    run: tyro.conf.Positional[Path]
+    """Run (its newest checkpoint) or checkpoint."""
+    data: Path
+    """Dataset of random play with labels; comparable with published numbers at 210 x 160 px and 50,000 frames."""
+    num_frames: int = 50_000
+    """At most so many frames are used, of whole episodes."""
+    supervised_steps: int = 0
+    """Also train the same networks on the labels for so many optimiser steps, as a reference; 0: do not."""
+    seed: int = 0
+    """Seed of the fresh weights and of the batches; the split into episodes follows the run's data.split_seed."""
+    device: Literal["cpu", "cuda", "mps"] = "cpu"
+    """Where to encode and train."""
     json: Path | None = None
     """Also write the result to this file."""
 
@@ -77,10 +117,8 @@ def evaluate(words: Sequence[str]) -> None:
     if not words or words[0].startswith("-"):
         raise ConfigError(f"`lewm eval` needs the name of an evaluation: {', '.join(EVALUATIONS)}; for example `lewm eval success RUN`")
     EVALUATIONS.entry(words[0])
-    if words[0] == "success":
-        _success(words)
-    else:
-        _latents(words)
+    routes = {"success": _success, "probe": _probe, "atari-labels": _atari_labels}
+    routes.get(words[0], _latents)(words)
 
 
 def verify(words: Sequence[str]) -> None:
@@ -113,11 +151,16 @@ def _success(words: Sequence[str]) -> None:
     result = run_evaluation(
         arguments.run,
         env=arguments.env,
+        env_options=parse_options(arguments.env_option, "--env-option"),
         protocol=arguments.protocol,
         distances=distances,
         episodes=arguments.episodes,
         seed=arguments.seed,
+        data_policy=arguments.data_policy,
+        is_rest_start=arguments.rest_start,
+        strata=None if arguments.strata is None else arguments.strata.split(","),
         planner=arguments.planner,
+        data=arguments.data,
         device=arguments.device,
         command=command_line("eval", words),
         progress=say,
@@ -127,11 +170,25 @@ def _success(words: Sequence[str]) -> None:
 
 
 def _latents(words: Sequence[str]) -> None:
-    arguments = parse(LatentArguments, f"eval {words[0]}", words[1:])
+    _evaluate_latents(words, parse(LatentArguments, f"eval {words[0]}", words[1:]))
+
+
+def _probe(words: Sequence[str]) -> None:
+    arguments = parse(ProbeArguments, "eval probe", words[1:])
+    _evaluate_latents(words, arguments, horizon_model_steps=arguments.horizon_model_steps, context_model_steps=arguments.context_model_steps)
+
+
+def _atari_labels(words: Sequence[str]) -> None:
+    arguments = parse(AtariLabelArguments, "eval atari-labels", words[1:])
+    options = {"num_frames": arguments.num_frames, "supervised_steps": arguments.supervised_steps, "seed": arguments.seed}
+    _evaluate_latents(words, arguments, device=arguments.device, progress=say, **options)
+
+
+def _evaluate_latents(words: Sequence[str], arguments: LatentArguments | AtariLabelArguments, **options: Any) -> None:
     check_result_file(arguments.json)
     from lewm.evaluation.workflow import evaluate_latents, latent_table
 
-    result = evaluate_latents(words[0], arguments.run, arguments.data, command=command_line("eval", words))
+    result = evaluate_latents(words[0], arguments.run, arguments.data, command=command_line("eval", words), **options)
     show(latent_table(result))
     write_result(arguments.json, result)
 
@@ -143,7 +200,7 @@ def _planner_of(words: Sequence[str]) -> PlannerConfig:
     from lewm.checkpoint import find_checkpoint, read_description
 
     for before, word in itertools.pairwise(words):
-        is_value = before.startswith("--") and "=" not in before and not before.startswith(("--planner.use", "--planner.no"))
+        is_value = before.startswith("--") and "=" not in before and not before.startswith(("--planner.use", "--planner.no", "--rest-", "--no-rest-"))
         if not is_value and not word.startswith("-") and Path(word).is_dir():
             with contextlib.suppress(LewmError, KeyError):  # said properly when the run is loaded
                 return from_dict(read_description(find_checkpoint(Path(word)))["config"]).planner

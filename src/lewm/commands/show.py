@@ -1,7 +1,8 @@
 """``lewm list`` and ``lewm info``: what there is."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +13,10 @@ from rich.table import Table as RichTable
 
 from lewm.commands.parsing import console, parse, show, write_result
 from lewm.config_files import preset_names
-from lewm.errors import ConfigError, DataError
+from lewm.errors import ConfigError, DataError, LewmError, MissingExtraError
 from lewm.registry import TABLES
 
-Kind = Literal["envs", "planners", "objectives", "encoders", "formats", "presets", "evaluations"]
+Kind = Literal["envs", "policies", "planners", "objectives", "encoders", "formats", "presets", "collections", "evaluations"]
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,43 @@ def list(words: Sequence[str]) -> None:
     """Print the tables."""
     arguments = parse(ListArguments, "list", words)
     grid = RichTable(box=None, show_header=False, pad_edge=False)
-    for kind in (arguments.kind,) if arguments.kind else (*TABLES, "presets"):
+    for kind in (arguments.kind,) if arguments.kind else (*TABLES, "presets", "collections"):
         grid.add_row(f"[bold]{kind}[/bold]", "", "")
-        if kind == "presets":
-            for name in preset_names():
-                grid.add_row("", name, "")
-            continue
-        for name in TABLES[kind]:
-            entry = TABLES[kind].entry(name)
-            grid.add_row("", name, escape(entry.summary + (f"  (pip install 'lewm[{entry.extra}]')" if entry.extra else "")))
+        for name, summary in _rows(kind, is_alone=arguments.kind is not None):
+            grid.add_row("", name, escape(summary))
     console().print(grid)
+
+
+def _rows(kind: str, *, is_alone: bool) -> Iterator[tuple[str, str]]:
+    """Names and summaries of one table; more is said of a table that is shown alone, because it takes longer."""
+    if kind == "presets":
+        yield from ((name, "") for name in preset_names())
+        return
+    if kind == "collections":
+        yield from _collections(with_sizes=is_alone)
+        return
+    table = TABLES[kind]
+    for name in table:
+        entry = table.entry(name)
+        yield name, entry.summary + (f"  (pip install 'lewm[{entry.extra}]')" if entry.extra else "")
+        if is_alone and name.endswith("/"):
+            with contextlib.suppress(MissingExtraError):  # the line above says what is missing
+                yield from ((f"  {name}{member}", "") for member in table.members(name))
+
+
+def _collections(*, with_sizes: bool) -> Iterator[tuple[str, str]]:
+    from lewm.data.collection_presets import collection_names, load_collection
+    from lewm.data.estimates import format_bytes
+
+    for name in collection_names():
+        preset = load_collection(name)
+        size = ""
+        if with_sizes:
+            try:
+                size = f"; at most {format_bytes(preset.num_bytes())}"
+            except LewmError as error:  # what it needs is not installed, or cannot draw here
+                size = f"; size unknown: {error}"
+        yield name, preset.summary + size
 
 
 def info(words: Sequence[str]) -> None:

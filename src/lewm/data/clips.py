@@ -17,6 +17,7 @@ from lewm.data.episodes import EpisodeStore
 from lewm.data.windows import WindowIndex, Windows, shuffled
 from lewm.errors import ConfigError
 from lewm.schema import Clip, Observation
+from lewm.seeds import hash64
 
 BATCHES_PER_DRAW = 16
 THREADED_GROUP_BYTES = 128 * 2**10
@@ -30,7 +31,8 @@ class ClipSampler:
     """Cuts clips of ``num_transitions`` blocks of ``action_block`` env steps out of the episodes ``episode_ids``.
 
     The global batch k is a pure function of (seed, k) and of the episodes: batches walk through a shuffled order of all windows (a window starts at
-    every env step that leaves room for it), each pass over the data in a new order. Within a batch, clips are in the order of the dataset. Rank r of
+    every env step that leaves room for it), each pass over the data in a new order. With ``clips_per_episode`` > 1 every window of that order
+    brings as many windows of its own episode along, drawn uniformly, so that a batch holds fewer episodes. Within a batch, clips are in the order of the dataset. Rank r of
     ``world_size`` cuts its slice of every batch. A stacked frame from before an episode's start is the first frame. Episodes too short for a clip
     are left out; ``DataError`` if that leaves none. Memory grows with the number of episodes, not of windows. Safe from several threads.
     """
@@ -45,6 +47,7 @@ class ClipSampler:
         episode_ids: np.ndarray,
         batch_size: int,
         seed: int,
+        clips_per_episode: int = 1,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -54,7 +57,10 @@ class ClipSampler:
             )
         if world_size < 1 or batch_size % world_size or not 0 <= rank < world_size:
             raise ConfigError(f"batch_size ({batch_size}) must be a multiple of the number of processes ({world_size}), and rank ({rank}) below it")
+        if clips_per_episode < 1 or batch_size % clips_per_episode:
+            raise ConfigError(f"batch_size ({batch_size}) must be a multiple of clips_per_episode ({clips_per_episode})")
         self._store = store
+        self._clips_per_episode = clips_per_episode
         self._num_transitions, self._action_block, self._offsets = num_transitions, action_block, stack_offsets_env_steps
         self._batch_size, self._seed = batch_size, seed
         self.rank_batch_size = batch_size // world_size
@@ -80,8 +86,13 @@ class ClipSampler:
         which, row = divmod(k, BATCHES_PER_DRAW)
         number, drawn = self._drawn
         if number != which:
-            positions = which * BATCHES_PER_DRAW * self._batch_size + np.arange(BATCHES_PER_DRAW * self._batch_size)
-            drawn = np.sort(shuffled(positions, self.num_windows, self._seed).reshape(BATCHES_PER_DRAW, self._batch_size), axis=1)
+            num_positions = BATCHES_PER_DRAW * self._batch_size // self._clips_per_episode
+            positions = which * num_positions + np.arange(num_positions)
+            windows = shuffled(positions, self.num_windows, self._seed)[:, None]
+            if self._clips_per_episode > 1:
+                draws = hash64(positions[:, None] * self._clips_per_episode + np.arange(1, self._clips_per_episode), self._seed)
+                windows = np.concatenate([windows, self._index.neighbours(windows[:, 0], draws)], axis=1)
+            drawn = np.sort(windows.reshape(BATCHES_PER_DRAW, self._batch_size), axis=1)
             self._drawn = (which, drawn)
         return np.asarray(drawn[row])
 

@@ -1,5 +1,6 @@
 """Writing a native dataset: one writer per directory, whole shards, an index of the finished ones."""
 
+import contextlib
 import io
 import logging
 import time
@@ -19,6 +20,18 @@ logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_INDEX_WRITES = 5.0
 
 
+def check_place(path: Path, *, resume: bool) -> set[str]:
+    """The names of what is in a dataset directory; ``DataError`` if something is and ``resume`` is False, or if it is no dataset. Writes nothing."""
+    content: set[str] = set()
+    with reported_as_data_error(path), contextlib.suppress(FileNotFoundError):
+        content = {entry.name for entry in path.iterdir() if entry.name != LOCK_FILE and not entry.name.startswith(TEMPORARY_PREFIX)}
+    if content and not resume:
+        raise DataError(f"{str(path)!r} already exists; continue it with --resume, or choose another directory")
+    if content - {META_FILE} and META_FILE not in content:
+        raise DataError(f"{str(path)!r} is not a dataset (no {META_FILE}); choose another directory")
+    return content
+
+
 class DatasetDirectory:
     """A dataset directory held by one writer: locked, tidied up after a killed one, with an index of its finished shards.
 
@@ -28,13 +41,9 @@ class DatasetDirectory:
 
     def __init__(self, path: Path, meta: DatasetMeta, *, resume: bool) -> None:
         self.path = path
+        content = check_place(path, resume=resume)
         with reported_as_data_error(path):
             path.mkdir(parents=True, exist_ok=True)
-            content = {entry.name for entry in path.iterdir() if entry.name != LOCK_FILE and not entry.name.startswith(TEMPORARY_PREFIX)}
-        if content and not resume:
-            raise DataError(f"{str(path)!r} already exists; continue it with --resume, or choose another directory")
-        if content - {META_FILE} and META_FILE not in content:
-            raise DataError(f"{str(path)!r} is not a dataset (no {META_FILE}); choose another directory")
         self._lock = DirectoryLock(path)
         try:
             self.meta = self._existing_or_new_meta(meta, is_new=META_FILE not in content)

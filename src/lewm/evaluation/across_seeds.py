@@ -12,6 +12,8 @@ import numpy as np
 
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation.intervals import Estimate, hierarchical_bootstrap, wilson
+from lewm.evaluation.protocol import DEFAULTS
+from lewm.evaluation.results import settings_words
 
 REFERENCES = ("random", "no_op", "block_random", "expert")
 
@@ -32,19 +34,22 @@ def combine_results(files: Sequence[Path | str]) -> dict[str, Any]:
     if len(set(checkpoints)) < len(checkpoints):
         raise ConfigError("two of the results are of the same checkpoint; give one result per training seed")
     first = results[0]
+    unusual = {name: first["manifest"][name] for name in DEFAULTS if name in first["manifest"]}
     return {
         "evaluation": "success over training seeds",
         "format": 1,
         "env": first["env"],
         "protocol": first["protocol"],
         "checkpoints": checkpoints,
+        **({"pair_settings": unusual} if unusual else {}),
         "by_distance": {distance: _distance(results, distance) for distance in first["by_distance"]},
     }
 
 
 def combined_table(combined: dict[str, Any]) -> str:
     """The combination as plain text."""
-    lines = [f"{len(combined['checkpoints'])} training seeds on the same pairs of {combined['env']}, protocol {combined['protocol']['name']}"]
+    num_seeds, protocol = len(combined["checkpoints"]), combined["protocol"]["name"] + settings_words(combined.get("pair_settings", {}))
+    lines = [f"{num_seeds} training seeds on the same pairs of {combined['env']}, protocol {protocol}"]
     for distance, strata in combined["by_distance"].items():
         for stratum, fields in strata.items():
             success = fields["success"]

@@ -6,6 +6,7 @@ An episode is solved when it first satisfies the world's predicate after an env 
 terminated or out of budget. Rows of a batch do not influence each other, so replaying the executed actions gives the same outcomes.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -158,36 +159,38 @@ def run_policy(
     times: PlanTimes | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Outcome]:
-    """Let a policy that sees only frames try all pairs in one batch; episodes that are over drop out before the next plan.
+    """Let a policy that sees only frames try all pairs in one batch; the policy is not asked about episodes that are over any more.
 
-    Goals are drawn once, frames only when the policy asks. ``times`` collects what plans cost; ``progress`` is told (env step, episodes running).
+    The batch stays as it is: building another costs more than stepping finished episodes with no-ops. Goals are drawn once, frames only when the
+    policy asks. ``times`` collects what plans cost; ``progress`` is told (env step, episodes running).
     """
-    envs = start_batch(env, env_options, start_states, goal_states)
-    state = policy.reset(envs.observe_goals(), list(seeds))
-    record = _Record(len(goal_states))
-    for step in range(budget_env_steps):
-        looks = policy.needs_frame(state)
-        if looks and record.is_over[record.rows].any():
-            keep = np.flatnonzero(~record.is_over[record.rows])
-            state, states = policy.select(state, keep), envs.get_states()
-            record.rows = record.rows[keep]
-            envs = start_batch(env, env_options, [states[i] for i in keep], [goal_states[int(row)] for row in record.rows])
-        observation = envs.observe() if looks else None
-        plans_before, start_s = _num_plans(state), time.perf_counter()
-        actions, state = policy.act(observation, state)
-        if times is not None and looks:
-            times.add(time.perf_counter() - start_s, len(record.rows) if plans_before is None else _num_plans(state) - plans_before)
-        _, terminated = envs.step(actions)
-        record.add(step, actions, envs.is_solved(), terminated)
-        if progress is not None:
-            progress(step + 1, int((~record.is_over).sum()))
-        if record.is_over.all():
-            break
-    return record.outcomes()
+    with contextlib.closing(start_batch(env, env_options, start_states, goal_states)) as envs:
+        state = policy.reset(envs.observe_goals(), list(seeds))
+        record = _Record(len(goal_states))
+        for step in range(budget_env_steps):
+            is_running = ~record.is_over[record.rows]
+            if not is_running.all():
+                state = policy.select(state, np.flatnonzero(is_running))
+                record.rows = record.rows[is_running]
+            looks = policy.needs_frame(state)
+            observation = envs.observe()[record.rows] if looks else None
+            plans_before, start_s = _num_plans(state), time.perf_counter()
+            chosen, state = policy.act(observation, state)
+            if times is not None and looks:
+                times.add(time.perf_counter() - start_s, len(record.rows) if plans_before is None else _num_plans(state) - plans_before)
+            actions = no_op_actions(envs.action_spec, envs.num_envs)
+            actions[record.rows] = chosen
+            _, terminated = envs.step(actions)
+            record.add(step, actions, envs.is_solved(), terminated)
+            if progress is not None:
+                progress(step + 1, int((~record.is_over).sum()))
+            if record.is_over.all():
+                break
+        return record.outcomes()
 
 
 class _Record:
-    """What the episodes of a shrinking batch have done so far; ``rows`` says which episode each row of the batch is."""
+    """What the episodes of a batch have done so far; ``rows`` are those that the policy is still asked about."""
 
     def __init__(self, num_episodes: int) -> None:
         self.rows = np.arange(num_episodes)
@@ -196,12 +199,11 @@ class _Record:
         self._executed: list[list[np.ndarray]] = [[] for _ in range(num_episodes)]
 
     def add(self, step: int, actions: np.ndarray, solved: np.ndarray, terminated: np.ndarray) -> None:
-        """One env step of every row; episodes that are over are not recorded any more."""
-        for position, row in enumerate(self.rows):
-            if not self.is_over[row]:
-                self._executed[row].append(actions[position])
-                self._first_hits[row] = step + 1 if solved[position] else None
-                self.is_over[row] = solved[position] or terminated[position]
+        """One env step of every episode; those that are over are not recorded any more."""
+        for row in self.rows:
+            self._executed[row].append(actions[row])
+            self._first_hits[row] = step + 1 if solved[row] else None
+            self.is_over[row] = solved[row] or terminated[row]
 
     def outcomes(self) -> list[Outcome]:
         """Of all episodes, in their order."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from lewm.config import Config
 from lewm.data.clips import ClipSampler
 from lewm.data.episodes import EpisodeStore
-from lewm.errors import DataError
+from lewm.errors import ConfigError, DataError
 from lewm.evaluation.collapse import heldout_episodes
 from lewm.models.world_model import WorldModel
 
@@ -23,6 +23,8 @@ RIDGE = 1e-4
 """Strength of the penalty, as a share of the number of samples; features and labels are standardised first."""
 POSITION_LABELS = ("agent_x_px", "agent_y_px")
 """Labels whose joint error is reported as a distance."""
+VELOCITY_WORD = "velocity"
+"""Labels with this word in their names cannot be read off a single frame."""
 NUM_FIT_CLIPS = 4096
 NUM_SCORE_CLIPS = 1024
 CLIPS_PER_BATCH = 256
@@ -98,6 +100,26 @@ def position_error(read: np.ndarray, labels: np.ndarray, names: Sequence[str]) -
     return {"median_px": float(median), "p90_px": float(p90)}
 
 
+def joint_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The joints whose angle is given by two labels, ``<joint>_sin`` and ``<joint>_cos``."""
+    return tuple(name.removesuffix("_sin") for name in names if name.endswith("_sin") and name.removesuffix("_sin") + "_cos" in names)
+
+
+def angle_error(read: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any] | None:
+    """Error of the angle that each joint's sine and cosine point to, wrapped, so 0..pi: median and 90th percentile, of all joints and of each.
+
+    ``read`` and ``labels`` are [..., s]; None if the world has no such labels.
+    """
+    errors = {}
+    for joint in joint_names(names):
+        sine, cosine = (list(names).index(f"{joint}_{part}") for part in ("sin", "cos"))
+        difference = np.arctan2(read[..., sine], read[..., cosine]) - np.arctan2(labels[..., sine], labels[..., cosine])
+        errors[joint] = np.abs((difference + np.pi) % (2 * np.pi) - np.pi)
+    if not errors:
+        return None
+    return _angle_quantiles(np.stack(list(errors.values()))) | {"joints": {joint: _angle_quantiles(error) for joint, error in errors.items()}}
+
+
 def evaluate_probe(
     model: WorldModel,
     store: EpisodeStore,
@@ -113,13 +135,15 @@ def evaluate_probe(
 
     The probe is fitted on real latents of training episodes (``config`` says which those are). Imagination starts from ``context_model_steps``
     real latents and uses the true actions. Floors: the mean label, an encoder that was never trained and, for imagined latents, the latent that
-    they start from. ``DataError`` for a dataset without labels.
+    they start from. ``velocity_labels`` are a negative control where an observation is a single frame. ``DataError`` for a dataset without labels.
     """
+    if horizon_model_steps < 1 or context_model_steps < 1:
+        raise ConfigError(f"horizon_model_steps and context_model_steps must be at least 1, got {horizon_model_steps} and {context_model_steps}")
     names = tuple(store.label_names)
     train_ids, heldout_ids = heldout_episodes(store, config)
     models = [model.eval(), _untrained(model, config, seed)]
-    fit = _encode_clips(models, store, train_ids, num_clips=num_fit_clips, num_transitions=1, seed=seed)
-    heldout = _encode_clips(
+    fit = encode_clips(models, store, train_ids, num_clips=num_fit_clips, num_transitions=1, seed=seed)
+    heldout = encode_clips(
         models, store, heldout_ids, num_clips=num_score_clips, num_transitions=context_model_steps - 1 + horizon_model_steps, seed=seed
     )
     probe, untrained_probe = (fit_probe(_rows(latents), _rows(fit.labels)) for latents in fit.latents)
@@ -133,6 +157,8 @@ def evaluate_probe(
             "untrained": _scores(untrained_probe, untrained_probe.read(_rows(heldout.latents[1])), labels, names),
         },
         "imagined": _score_imagined(model, probe, heldout, names, context_model_steps),
+        "velocity_labels": [name for name in names if VELOCITY_WORD in name],
+        "stack_offsets_env_steps": list(model.observation_spec.stack_offsets_env_steps),
         "context_model_steps": context_model_steps,
         "num_fit_episodes": len(train_ids),
         "num_heldout_episodes": len(heldout_ids),
@@ -144,7 +170,7 @@ def evaluate_probe(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _EncodedClips:
+class EncodedClips:
     """Clips without their frames."""
 
     latents: list[np.ndarray]
@@ -155,8 +181,8 @@ class _EncodedClips:
     """float32 [E, T-1, A]."""
 
 
-def _score_imagined(model: WorldModel, probe: LinearProbe, heldout: _EncodedClips, names: Sequence[str], context: int) -> list[dict[str, Any]]:
-    """One entry per model step ahead; ``copy_position_error`` is that of staying where the context ends."""
+def _score_imagined(model: WorldModel, probe: LinearProbe, heldout: EncodedClips, names: Sequence[str], context: int) -> list[dict[str, Any]]:
+    """One entry per model step ahead; ``copy_position_error`` and ``copy_angle_error`` are those of staying where the context ends."""
     imagined = probe.read(_imagine(model, heldout, context))  # E T s
     start = probe.read(heldout.latents[0][:, context - 1])
     entries = []
@@ -164,18 +190,23 @@ def _score_imagined(model: WorldModel, probe: LinearProbe, heldout: _EncodedClip
         truth = heldout.labels[:, context + step]
         scores = _scores(probe, imagined[:, step], truth, names)
         steps = {"model_steps": step + 1, "env_steps": (step + 1) * model.action_block}
-        entries.append(steps | scores | {"copy_position_error": position_error(start, truth, names)})
+        copies = {"copy_position_error": position_error(start, truth, names), "copy_angle_error": angle_error(start, truth, names)}
+        entries.append(steps | scores | copies)
     return entries
 
 
 def _scores(probe: LinearProbe, read: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    return {"labels": score_labels(probe, read, labels, names), "position_error": position_error(read, labels, names)}
+    return {
+        "labels": score_labels(probe, read, labels, names),
+        "position_error": position_error(read, labels, names),
+        "angle_error": angle_error(read, labels, names),
+    }
 
 
 @torch.no_grad()
-def _encode_clips(
+def encode_clips(
     models: Sequence[WorldModel], store: EpisodeStore, episode_ids: np.ndarray, *, num_clips: int, num_transitions: int, seed: int
-) -> _EncodedClips:
+) -> EncodedClips:
     """Encode ``num_clips`` clips of the episodes; frames are dropped batch by batch."""
     model = models[0]
     device, size = next(model.parameters()).device, min(CLIPS_PER_BATCH, num_clips)
@@ -200,7 +231,7 @@ def _encode_clips(
             encoded.append(each.encode(observations).float().cpu().numpy())
         labels.append(clip.labels.numpy())
         blocks.append(clip.blocks)
-    return _EncodedClips(
+    return EncodedClips(
         latents=[np.concatenate(encoded)[:num_clips] for encoded in latents],
         labels=np.concatenate(labels)[:num_clips],
         blocks=torch.cat(blocks)[:num_clips],
@@ -208,7 +239,7 @@ def _encode_clips(
 
 
 @torch.no_grad()
-def _imagine(model: WorldModel, heldout: _EncodedClips, context: int) -> np.ndarray:
+def _imagine(model: WorldModel, heldout: EncodedClips, context: int) -> np.ndarray:
     """float32 [E, T, D]: what the model expects after the context, given the actions that were taken."""
     device = next(model.parameters()).device
     imagined = []
@@ -231,6 +262,11 @@ def _untrained(model: WorldModel, config: Config, seed: int) -> WorldModel:
 def _rows(values: np.ndarray) -> np.ndarray:
     """[E, T, ...] -> [E * T, ...]."""
     return values.reshape(-1, values.shape[-1])
+
+
+def _angle_quantiles(errors: np.ndarray) -> dict[str, float]:
+    median, p90 = np.quantile(errors, [0.5, 0.9])
+    return {"median_rad": float(median), "p90_rad": float(p90)}
 
 
 def _pearson(first: np.ndarray, second: np.ndarray) -> float:

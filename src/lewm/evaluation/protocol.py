@@ -2,25 +2,27 @@
 
 Axes: N env step, E episode, s label.
 
-Protocol ``heldout``: episodes that no training set contains (their seeds live in a namespace of their own), 300 env steps long, recorded with the
-world's data policy; one pair per episode and distance D, start at env step t and goal at t + D, never solved at the start. Which pair an episode
-gives depends on (seed, episode index, D) alone, so asking for fewer pairs gives a prefix of the same list.
+Protocol ``heldout``: episodes that no training set contains (their seeds live in a namespace of their own), up to 300 env steps long, recorded with
+the world's data policy; one pair per episode and distance D, start at env step t and goal at t + D, within the episode and never solved at the start.
+Which pair an episode gives depends on (seed, episode index, D) and the strata asked for, so asking for fewer pairs gives a prefix of the same list.
 """
 
 import base64
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lewm.data.policies import RUN_POLICY
 from lewm.envs.base import GoalEnv, make_batch
 from lewm.errors import ConfigError, DataError, LewmError
-from lewm.evaluation.outcomes import scripted_policy
-from lewm.registry import ENVS, did_you_mean
+from lewm.evaluation.sources import EpisodeSource, states_at, strata_of_pairs
+from lewm.registry import ENVS, POLICIES, did_you_mean
 from lewm.run_directory import write_json
 from lewm.seeds import episode_seed
 
@@ -32,6 +34,10 @@ EPISODE_ENV_STEPS = 300
 MAX_EPISODES_PER_BATCH = 256
 MIN_EPISODES = 100
 MAX_EPISODES_PER_PAIR = 40
+MAX_EPISODES_WITHOUT_PAIR = 1024
+"""After that many without a single pair of some kind, the others are not waited for."""
+DEFAULTS = {"is_rest_start": False, "action_repeat": 1}
+"""Fields that a manifest's file leaves out at these values: the hashes of manifests are older than the fields."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +81,15 @@ class Manifest:
     num_pairs: int
     """Per distance and stratum."""
     pairs: tuple[Pair, ...]
+    is_rest_start: bool = False
+    """Whether every start and goal has its velocities set to zero."""
+    action_repeat: int = 1
+    """Control steps of the simulator per env step."""
+
+    @property
+    def source(self) -> EpisodeSource:
+        """Where the episodes come from."""
+        return EpisodeSource(env=self.env, env_options=self.env_options, data_policy=self.data_policy, max_env_steps=self.episode_env_steps)
 
     def at(self, distance: int) -> list[Pair]:
         """The pairs of one distance."""
@@ -92,6 +107,7 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, JSON-ready; states as base64."""
         values = asdict(self) | {"format": FORMAT, "distances": list(self.distances), "strata": list(self.strata)}
+        values = {name: value for name, value in values.items() if name not in DEFAULTS or value != DEFAULTS[name]}
         values["pairs"] = [pair | {name: base64.b64encode(pair[name]).decode() for name in ("start_state", "goal_state")} for pair in values["pairs"]]
         return values
 
@@ -134,11 +150,22 @@ def canonical_sha256(value: Any) -> str:
 
 
 def make_manifest(
-    env: str, env_options: dict[str, Any], *, distances: Sequence[int], num_pairs: int, seed: int, protocol: str = "heldout"
+    env: str,
+    env_options: dict[str, Any],
+    *,
+    distances: Sequence[int],
+    num_pairs: int,
+    seed: int,
+    protocol: str = "heldout",
+    data_policy: str | None = None,
+    is_rest_start: bool = False,
+    strata: Sequence[str] | None = None,
 ) -> Manifest:
     """The pairs of a protocol: ``num_pairs`` per distance and stratum.
 
-    ``ConfigError`` for an unknown protocol or an impossible distance, ``LewmError`` if the world does not give enough pairs.
+    ``data_policy`` records the episodes (default: the world's own), ``is_rest_start`` sets the velocities of starts and goals to zero, ``strata`` are
+    the kinds of pair that are wanted, the headline first (default: all). ``ConfigError`` for an unknown protocol, policy or stratum or an impossible
+    distance, ``EnvError`` for a rest start in a world that knows none, ``LewmError`` if the world does not give enough pairs.
     """
     if protocol not in PROTOCOLS:
         raise ConfigError(f"unknown protocol {protocol!r}.{did_you_mean(protocol, PROTOCOLS)}")
@@ -150,16 +177,18 @@ def make_manifest(
         env_options=json.loads(json.dumps(env_options)),  # as a file would hold them: lists, not tuples
         protocol=protocol,
         protocol_version=PROTOCOLS[protocol],
-        data_policy="expert" if "expert" in env_class.POLICIES else "random",
+        data_policy=_check_data_policy(env, data_policy),
         episode_env_steps=EPISODE_ENV_STEPS,
         seed_namespace=SEED_NAMESPACE,
         seed=seed,
         distances=tuple(distances),
-        strata=tuple(env_class.STRATA) or ("all",),
+        strata=_check_strata(env, strata),
         num_pairs=num_pairs,
         pairs=(),
+        is_rest_start=is_rest_start,
+        action_repeat=_look_at_world(env, env_options, is_rest_start),
     )
-    return replace(empty, pairs=_fill(empty))
+    return replace(empty, pairs=_with_states(empty, _choose_pairs(empty)))
 
 
 def check_disjoint(manifest: Manifest, training_episode_seeds: np.ndarray) -> None:
@@ -181,72 +210,118 @@ def _check_request(distances: Sequence[int], num_pairs: int) -> None:
         raise ConfigError(f"an evaluation needs at least 1 pair per distance and stratum, got {num_pairs}")
 
 
-def _fill(manifest: Manifest) -> tuple[Pair, ...]:
-    """Record episodes until each distance and stratum has its pairs."""
+def _check_data_policy(env: str, data_policy: str | None) -> str:
+    """A scripted policy by name; a trained run is refused, because a result must be verifiable without it."""
+    env_class: type[GoalEnv] = ENVS.load(env)
+    name = env_class.DATA_POLICY if data_policy is None else data_policy
+    known = {*POLICIES, *env_class.POLICIES} - {RUN_POLICY}
+    if name not in known:
+        raise ConfigError(f"unknown data policy {name!r} for env {env!r}.{did_you_mean(name, known)}")
+    return name
+
+
+def _world_strata(env: str) -> tuple[str, ...]:
+    env_class: type[GoalEnv] = ENVS.load(env)
+    return tuple(env_class.STRATA) or ("all",)
+
+
+def _check_strata(env: str, strata: Sequence[str] | None) -> tuple[str, ...]:
+    known = _world_strata(env)
+    if strata is None:
+        return known
+    for stratum in strata:
+        if stratum not in known:
+            raise ConfigError(f"unknown stratum {stratum!r} of env {env!r}.{did_you_mean(stratum, known)}")
+    if not strata or len(set(strata)) != len(strata):
+        raise ConfigError(f"strata must be one or more different ones of {', '.join(known)}, got {list(strata)}")
+    return tuple(strata)
+
+
+def _look_at_world(env: str, env_options: dict[str, Any], is_rest_start: bool) -> int:
+    """The world's action repeat; refuses a rest start where there is none, before any episode is recorded."""
+    with closing(make_batch(env, 1, **env_options)) as envs:
+        if is_rest_start:
+            envs.reset([0])
+            envs.at_rest(envs.get_states())
+        return envs.action_spec.action_repeat
+
+
+def _choose_pairs(manifest: Manifest) -> list[Pair]:
+    """Record episodes until each distance and stratum has its pairs, as yet without their states."""
     found: dict[tuple[int, str], list[Pair]] = {(distance, stratum): [] for distance in manifest.distances for stratum in manifest.strata}
     num_wanted = manifest.num_pairs * len(manifest.strata)
     max_episodes = MIN_EPISODES + MAX_EPISODES_PER_PAIR * num_wanted
     size = min(MAX_EPISODES_PER_BATCH, max(32, num_wanted))  # speed only: an episode does not depend on its batch
-    for first in range(0, max_episodes, size):
-        for pair in _pairs_of_episodes(manifest, range(first, min(first + size, max_episodes))):
+    num_recorded = 0
+    while num_recorded < max_episodes and (num_recorded < MAX_EPISODES_WITHOUT_PAIR or all(found.values())):
+        indices = range(num_recorded, min(num_recorded + size, max_episodes))
+        for pair in _pairs_of_episodes(manifest, indices):
             wanted = found[pair.distance_env_steps, pair.stratum]
             if len(wanted) < manifest.num_pairs:
                 wanted.append(replace(pair, id=f"{pair.distance_env_steps}/{pair.stratum}/{len(wanted)}"))
+        num_recorded = indices.stop
         if all(len(pairs) == manifest.num_pairs for pairs in found.values()):
-            return tuple(pair for pairs in found.values() for pair in pairs)
-    counts = ", ".join(f"{len(pairs)} {stratum} at D = {distance}" for (distance, stratum), pairs in found.items())
-    raise LewmError(
-        f"{max_episodes} episodes of {manifest.env!r} gave {counts} of {manifest.num_pairs} pairs each; ask for fewer pairs or another distance"
+            return [pair for pairs in found.values() for pair in pairs]
+    raise LewmError(_too_few(manifest, num_recorded, {key: len(pairs) for key, pairs in found.items()}))
+
+
+def _too_few(manifest: Manifest, num_episodes: int, counts: dict[tuple[int, str], int]) -> str:
+    listed = ", ".join(f"{count} {stratum} at D = {distance}" for (distance, stratum), count in counts.items())
+    full = [name for name in manifest.strata if all(counts[distance, name] == manifest.num_pairs for distance in manifest.distances)]
+    lacking = [name for name in manifest.strata if name not in full]
+    advice = f"ask for fewer pairs or another distance, or leave out {', '.join(lacking)}: --strata {','.join(full)}" if full else ""
+    return (
+        f"{num_episodes} episodes of {manifest.env!r} gave {listed} of {manifest.num_pairs} pairs each; "
+        f"{advice or 'ask for fewer pairs, another distance or another data policy'}"
     )
 
 
 def _pairs_of_episodes(manifest: Manifest, indices: range) -> list[Pair]:
-    """At most one pair per episode and distance, in the order of the episodes."""
+    """At most one pair per episode and distance, in the order of the episodes, without states."""
     seeds = [episode_seed(manifest.seed_namespace, manifest.seed, index) for index in indices]
-    envs = make_batch(manifest.env, len(seeds), **manifest.env_options)
-    policy = scripted_policy(manifest.env, manifest.data_policy)
-    envs.reset(seeds)
-    policy.reset(envs, seeds, manifest.episode_env_steps)
-    labels, states = [envs.labels()], [envs.get_states()]
-    for _ in range(manifest.episode_env_steps):
-        envs.step(policy.act(envs))
-        labels.append(envs.labels())
-        states.append(envs.get_states())
-    recorded = np.stack(labels)  # N+1 E s
+    world_strata = _world_strata(manifest.env)
+    numbers = [world_strata.index(stratum) for stratum in manifest.strata]
     pairs = []
-    for distance in manifest.distances:
-        strata = _strata(envs, recorded, distance)
+    for distance, strata in strata_of_pairs(manifest.source, seeds, manifest.distances).items():
         for row, index in enumerate(indices):
-            choice = _choose(strata[:, row], manifest, distance, index)
+            choice = _choose(strata[:, row], numbers, manifest, distance, index)
             if choice is not None:
-                start, stratum = choice
                 pairs.append(
                     Pair(
                         id="",
                         distance_env_steps=distance,
-                        stratum=manifest.strata[stratum],
+                        stratum=world_strata[choice[1]],
                         episode_index=index,
                         episode_seed=seeds[row],
-                        start_env_step=start,
-                        start_state=states[start][row],
-                        goal_state=states[start + distance][row],
+                        start_env_step=choice[0],
+                        start_state=b"",
+                        goal_state=b"",
                     )
                 )
     return pairs
 
 
-def _strata(envs: Any, labels: np.ndarray, distance: int) -> np.ndarray:
-    """int64 [N+1-D, E]: the stratum of the pair that starts at each env step, -1 where it must not be used."""
-    starts, goals = labels[:-distance], labels[distance:]
-    flat = envs.strata(starts.reshape(-1, labels.shape[-1]), goals.reshape(-1, labels.shape[-1]))
-    return np.asarray(flat).reshape(starts.shape[:2])
-
-
-def _choose(strata: np.ndarray, manifest: Manifest, distance: int, index: int) -> tuple[int, int] | None:
+def _choose(strata: np.ndarray, numbers: Sequence[int], manifest: Manifest, distance: int, index: int) -> tuple[int, int] | None:
     """Start and stratum of an episode's pair: the strata take turns over the episodes, the start is uniform among those of the stratum."""
-    for turn in range(len(manifest.strata)):
-        stratum = (index + turn) % len(manifest.strata)
+    for turn in range(len(numbers)):
+        stratum = numbers[(index + turn) % len(numbers)]
         starts = np.flatnonzero(strata == stratum)
         if len(starts):
             return int(starts[episode_seed(f"{manifest.seed_namespace} start {distance}", manifest.seed, index) % len(starts)]), stratum
     return None
+
+
+def _with_states(manifest: Manifest, pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+    """The pairs with the states of their ends, from the same episodes once more."""
+    wanted: dict[int, set[int]] = {}
+    for pair in pairs:
+        wanted.setdefault(pair.episode_seed, set()).update((pair.start_env_step, pair.start_env_step + pair.distance_env_steps))
+    states = states_at(manifest.source, wanted, is_at_rest=manifest.is_rest_start)
+    return tuple(
+        replace(
+            pair,
+            start_state=states[pair.episode_seed, pair.start_env_step],
+            goal_state=states[pair.episode_seed, pair.start_env_step + pair.distance_env_steps],
+        )
+        for pair in pairs
+    )

@@ -5,12 +5,14 @@ Imports no torch.
 """
 
 import base64
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from lewm.envs.base import GoalEnvBatch
 from lewm.errors import VerificationError
 from lewm.evaluation.intervals import Estimate, paired_difference, wilson
 from lewm.evaluation.outcomes import CEILING, FLOORS, Outcome, has_ceiling, run_scripted, scripted_policy, start_batch
@@ -39,8 +41,8 @@ def run_references(manifest: Manifest) -> References:
     return References(floors=floors, ceiling=_first_hits(manifest, CEILING) if has_ceiling(manifest.env) else None)
 
 
-def pair_batch(manifest: Manifest, pairs: Sequence[Pair]) -> Any:
-    """An environment batch in the starts of these pairs, headed for their goals."""
+def pair_batch(manifest: Manifest, pairs: Sequence[Pair]) -> GoalEnvBatch:
+    """An environment batch in the starts of these pairs, headed for their goals; the caller closes it."""
     return start_batch(manifest.env, manifest.env_options, [pair.start_state for pair in pairs], [pair.goal_state for pair in pairs])
 
 
@@ -61,6 +63,13 @@ def assemble(manifest: Manifest, outcomes: Mapping[str, Outcome], references: Re
         "manifest": manifest.to_dict(),
     }
     return result | {"content_sha256": content_sha256(result)}
+
+
+def settings_words(manifest: Mapping[str, Any]) -> str:
+    """What a table has to say about the pairs of a result's ``"manifest"`` beside their protocol; empty where there is nothing unusual."""
+    repeat = manifest.get("action_repeat", 1)
+    is_rest_start = manifest.get("is_rest_start", False)
+    return (", rest start" if is_rest_start else "") + (f", 1 env step = {repeat} control steps" if repeat != 1 else "")
 
 
 def content_sha256(result: Mapping[str, Any]) -> str:
@@ -97,7 +106,8 @@ def _first_hits(manifest: Manifest, policy: str) -> dict[str, int | None]:
     for distance in manifest.distances:
         pairs = manifest.at(distance)
         seeds = [manifest.policy_seed(pair) for pair in pairs]
-        outcomes = run_scripted(pair_batch(manifest, pairs), scripted_policy(manifest.env, policy), seeds, pairs[0].budget_env_steps)
+        with contextlib.closing(pair_batch(manifest, pairs)) as envs:
+            outcomes = run_scripted(envs, scripted_policy(manifest.env, policy), seeds, pairs[0].budget_env_steps)
         hits |= {pair.id: outcome.first_hit for pair, outcome in zip(pairs, outcomes, strict=True)}
     return hits
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from lewm.evaluation.outcomes import Outcome, PlanTimes, run_policy
 from lewm.evaluation.protocol import Manifest, check_disjoint, make_manifest
-from lewm.evaluation.results import assemble, run_references
+from lewm.evaluation.results import assemble, run_references, settings_words
 from lewm.versions import versions
 
 if TYPE_CHECKING:  # importing it would import torch, which reading a result does not need
@@ -26,6 +26,9 @@ def evaluate_success(
     num_pairs: int,
     seed: int,
     protocol: str = "heldout",
+    data_policy: str | None = None,
+    is_rest_start: bool = False,
+    strata: Sequence[str] | None = None,
     planner: dict[str, Any],
     checkpoint_sha256: str,
     dataset_sha256: str,
@@ -36,12 +39,22 @@ def evaluate_success(
 ) -> dict[str, Any]:
     """Make the pairs, let the policy try them, and return the result as JSON-ready values with floors, ceiling, intervals and hashes.
 
-    ``num_pairs`` per distance and stratum. ``training_episode_seeds`` proves that no pair comes from a training episode (``DataError``
-    otherwise); None where the training set is not known. What the fields mean is in ``results.py``.
+    ``num_pairs`` per distance and stratum; the settings of the pairs are those of ``make_manifest``. ``training_episode_seeds`` proves that no pair
+    comes from a training episode (``DataError`` otherwise); None where the training set is not known. What the fields mean is in ``results.py``.
     """
     if progress is not None:
         progress(f"making {num_pairs} pairs per distance and stratum")
-    manifest = make_manifest(env, env_options, distances=distances, num_pairs=num_pairs, seed=seed, protocol=protocol)
+    manifest = make_manifest(
+        env,
+        env_options,
+        distances=distances,
+        num_pairs=num_pairs,
+        seed=seed,
+        protocol=protocol,
+        data_policy=data_policy,
+        is_rest_start=is_rest_start,
+        strata=strata,
+    )
     if training_episode_seeds is not None:
         check_disjoint(manifest, training_episode_seeds)
     return evaluate(
@@ -152,7 +165,8 @@ def success_table(result: dict[str, Any]) -> str:
     single = plan_ms["single_episode"]
     alone = "" if single is None else f"; alone p50 {single['p50']:.0f} ms, p95 {single['p95']:.0f} ms"
     lines.append(f"one plan, amortised over its batch: p50 {_number(plan_ms['p50'])} ms, p95 {_number(plan_ms['p95'])} ms{alone}")
-    lines.append(f"{result['env']}, protocol {protocol['name']} v{protocol['version']}, manifest {protocol['manifest_sha256'][:12]}")
+    name = f"{protocol['name']} v{protocol['version']}"
+    lines.append(f"{result['env']}, protocol {name}, manifest {protocol['manifest_sha256'][:12]}{settings_words(result['manifest'])}")
     return "\n".join(lines)
 
 

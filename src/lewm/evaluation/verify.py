@@ -8,6 +8,7 @@ accident or a careless edit but not an author who writes a new hash.
 
 import json
 import math
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,6 +33,7 @@ _SETTINGS: dict[str, type] = {
     "env_options": dict,
     "protocol": str,
     "protocol_version": int,
+    "data_policy": str,
     "seed": int,
     "num_pairs": int,
     "distances": list,
@@ -99,7 +101,8 @@ def _verified_manifest(result: dict[str, Any]) -> Manifest:
         _refuse("manifest.pairs", f"{len(manifest.pairs)} pairs", f"{num_expected} pairs")
     if manifest.protocol in PROTOCOLS and manifest.protocol_version != PROTOCOLS[manifest.protocol]:
         _refuse("manifest.protocol_version", manifest.protocol_version, PROTOCOLS[manifest.protocol])
-    request: dict[str, Any] = {"distances": manifest.distances, "num_pairs": manifest.num_pairs, "seed": manifest.seed, "protocol": manifest.protocol}
+    names = ("distances", "num_pairs", "seed", "protocol", "data_policy", "is_rest_start", "strata")
+    request: dict[str, Any] = {name: getattr(manifest, name) for name in names}
     try:
         again = make_manifest(manifest.env, manifest.env_options, **request)
     except LewmError as error:
@@ -113,6 +116,10 @@ def _read_manifest(values: dict[str, Any]) -> Manifest:
     for name, kind in _SETTINGS.items():
         if type(values.get(name)) is not kind:
             raise VerificationError(f"manifest.{name} must be of type {kind.__name__}, got {_short(values.get(name))}")
+    if type(values.get("is_rest_start", False)) is not bool:
+        raise VerificationError(f"manifest.is_rest_start must be true or left out, got {_short(values['is_rest_start'])}")
+    if not all(type(stratum) is str for stratum in values["strata"]):
+        raise VerificationError(f"manifest.strata must be names, got {_short(values['strata'])}")
     if not all(type(distance) is int for distance in values["distances"]):
         raise VerificationError(f"manifest.distances must be whole numbers, got {_short(values['distances'])}")
     try:
@@ -129,19 +136,19 @@ def _replayed(result: dict[str, Any], manifest: Manifest) -> dict[str, Outcome]:
     position = {pair.id: index for index, pair in enumerate(manifest.pairs)}
     outcomes: dict[str, Outcome] = {}
     for distance in manifest.distances:
-        pairs = manifest.at(distance)
-        envs = pair_batch(manifest, pairs)
-        actions = []
-        for pair in pairs:
-            entry = episodes[position[pair.id]]
-            path = f"episodes.{position[pair.id]}"
-            if not isinstance(entry, dict) or entry.get("pair") != pair.id:
-                _refuse(f"{path}.pair", entry.get("pair") if isinstance(entry, dict) else entry, pair.id)
-            actions.append(decode_actions(entry.get("actions"), envs.action_spec, f"{path}.actions"))
-        try:
-            found = replay(envs, actions, pairs[0].budget_env_steps)
-        except LewmError as error:
-            raise VerificationError(f"episodes: replaying the actions at D = {distance} from episode {position[pairs[0].id]} on: {error}") from error
+        pairs, first = manifest.at(distance), position[manifest.at(distance)[0].id]
+        with closing(pair_batch(manifest, pairs)) as envs:
+            actions = []
+            for pair in pairs:
+                entry = episodes[position[pair.id]]
+                path = f"episodes.{position[pair.id]}"
+                if not isinstance(entry, dict) or entry.get("pair") != pair.id:
+                    _refuse(f"{path}.pair", entry.get("pair") if isinstance(entry, dict) else entry, pair.id)
+                actions.append(decode_actions(entry.get("actions"), envs.action_spec, f"{path}.actions"))
+            try:
+                found = replay(envs, actions, pairs[0].budget_env_steps)
+            except LewmError as error:
+                raise VerificationError(f"episodes: replaying the actions at D = {distance} from episode {first} on: {error}") from error
         outcomes |= {pair.id: outcome for pair, outcome in zip(pairs, found, strict=True)}
     return outcomes
 

@@ -1,6 +1,5 @@
 """From a run to a result: load the checkpoint, build the agent, evaluate."""
 
-import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,12 +9,18 @@ import numpy as np
 
 from lewm.checkpoint import Checkpoint, load_checkpoint
 from lewm.config import PlannerConfig
-from lewm.data.episodes import EpisodeStore
-from lewm.errors import ConfigError, DataError
+from lewm.errors import ConfigError
+from lewm.evaluation.label_goals import compare_goals, matching_store
 from lewm.evaluation.success import evaluate_success
 from lewm.planning.mpc import MPCPolicy
 from lewm.registry import EVALUATIONS
 from lewm.versions import versions
+
+ERROR_COLUMNS = {
+    "position_error": ("position error, median", "{median_px:.1f} px"),
+    "angle_error": ("angle error, median", "{median_rad:.3f} rad"),
+}
+"""Joint errors that a probe reports beside its labels, where the world has them: title and cell."""
 
 
 def evaluate(
@@ -27,27 +32,37 @@ def evaluate(
     distances: Sequence[int] = (25,),
     episodes: int = 100,
     seed: int = 0,
+    data_policy: str | None = None,
+    is_rest_start: bool = False,
+    strata: Sequence[str] | None = None,
     planner: PlannerConfig | None = None,
+    data: Path | str | None = None,
     device: str = "cpu",
     command: str = "",
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """How often a run reaches goals that it never trained on: the result of ``lewm eval success``, JSON-ready.
 
-    ``episodes`` start/goal pairs per distance and stratum; ``planner`` defaults to the run's own settings, ``env`` to the world of its data.
+    ``episodes`` start/goal pairs per distance and stratum, made with the settings of ``make_manifest``. ``planner`` defaults to the run's own
+    settings, ``env`` to the world of its data, whose options ``env_options`` change.
+    ``data`` (the training set) is needed where goals are compared by labels (``planner.goal``): a probe of them is fitted on it.
     """
     checkpoint = load_checkpoint(run, device)
     planner = planner or checkpoint.config.planner
     name, options = _world(checkpoint, env, env_options)
+    comparison = compare_goals(checkpoint, planner, name, options, data)
     return evaluate_success(
-        MPCPolicy(checkpoint.model, planner),
+        MPCPolicy(checkpoint.model, planner, comparison.readout),
         env=name,
         env_options=options,
         distances=distances,
         num_pairs=episodes,
         seed=seed,
         protocol=protocol,
-        planner=dataclasses.asdict(planner),
+        data_policy=data_policy,
+        is_rest_start=is_rest_start,
+        strata=strata,
+        planner=comparison.describe(planner),
         checkpoint_sha256=checkpoint.sha256,
         dataset_sha256=str(checkpoint.provenance.get("dataset_sha256", "")),
         training_episode_seeds=_training_seeds(checkpoint),
@@ -56,44 +71,92 @@ def evaluate(
     )
 
 
-def load_policy(run: Path | str, *, planner: PlannerConfig | None = None, device: str = "cpu") -> MPCPolicy:
-    """The agent of a run: it plans with the run's world model and, unless ``planner`` says otherwise, with the run's planner settings."""
+def load_policy(run: Path | str, *, planner: PlannerConfig | None = None, data: Path | str | None = None, device: str = "cpu") -> MPCPolicy:
+    """The agent of a run: it plans with the run's world model and, unless ``planner`` says otherwise, with the run's planner settings.
+
+    ``data`` (the training set) is needed where goals are compared by labels, as in Atari; ``ConfigError`` says so.
+    """
     checkpoint = load_checkpoint(run, device)
-    return MPCPolicy(checkpoint.model, planner or checkpoint.config.planner)
+    planner = planner or checkpoint.config.planner
+    comparison = compare_goals(checkpoint, planner, checkpoint.env.get("name"), dict(checkpoint.env.get("options", {})), data)
+    return MPCPolicy(checkpoint.model, planner, comparison.readout)
 
 
-def evaluate_latents(name: str, run: Path | str, data: Path | str, *, device: str = "cpu", command: str = "") -> dict[str, Any]:
-    """``lewm eval probe`` or ``lewm eval collapse``: measurements on the held-out episodes of a dataset."""
+def evaluate_latents(name: str, run: Path | str, data: Path | str, *, device: str = "cpu", command: str = "", **options: Any) -> dict[str, Any]:
+    """``lewm eval probe``, ``collapse`` or ``atari-labels``: measurements on a dataset; ``options`` are the evaluation's own.
+
+    ``is_training_dataset`` says whether the run was trained on that very dataset.
+    """
     checkpoint = load_checkpoint(run, device)
-    store = EpisodeStore(Path(data))
-    expected = dataclasses.replace(checkpoint.model.observation_spec, stack_offsets_env_steps=(0,))
-    if store.observation_spec != expected:
-        raise DataError(f"the run was trained on {expected}, the dataset holds {store.observation_spec}; evaluate on data of the same kind")
-    result: dict[str, Any] = EVALUATIONS.load(name)(checkpoint.model, store, config=checkpoint.config)
-    return result | {"checkpoint_sha256": checkpoint.sha256, "dataset_sha256": store.dataset_sha256, "versions": versions(), "command": command}
+    store = matching_store(checkpoint, data)
+    result: dict[str, Any] = EVALUATIONS.load(name)(checkpoint.model, store, config=checkpoint.config, **options)
+    sha256 = store.dataset_sha256
+    return result | {
+        "checkpoint_sha256": checkpoint.sha256,
+        "dataset_sha256": sha256,
+        "is_training_dataset": checkpoint.provenance.get("dataset_sha256") == sha256,
+        "versions": versions(),
+        "command": command,
+    }
 
 
 def latent_table(result: dict[str, Any]) -> str:
     """The result of ``evaluate_latents`` as plain text."""
-    tables = {"probe": _probe_table, "collapse": _collapse_table}
+    tables = {"probe": _probe_table, "collapse": _collapse_table, "atari-labels": _labels_table}
     table = tables.get(result.get("evaluation", ""))
     return json.dumps(result, indent=2) if table is None else table(result)
 
 
 def _probe_table(result: dict[str, Any]) -> str:
-    rows = [("", *result["labels"], "position error, median")]
-    rows.append(_probe_row("latents of held-out frames", result))
-    rows += [_probe_row(f"imagined {entry['model_steps']} model steps ahead", entry) for entry in result["imagined"]]
-    rows += [_probe_row(f"floor: {name}", floor) for name, floor in result["floors"].items()]
+    velocities = result.get("velocity_labels", [])
+    labels = sorted(result["labels"], key=lambda name: name in velocities)  # a group of their own, at the end
+    errors = [name for name in ERROR_COLUMNS if result.get(name) is not None]
+    rows = [("", *labels, *(ERROR_COLUMNS[name][0] for name in errors))]
+    rows.append(_probe_row("latents of held-out frames", result, labels, errors))
+    rows += [_probe_row(f"imagined {entry['model_steps']} model steps ahead", entry, labels, errors) for entry in result["imagined"]]
+    rows += [_probe_row(f"floor: {name}", floor, labels, errors) for name, floor in result["floors"].items()]
+    return "\n".join(["linear probe, R^2 (RMSE) per label", *_columns(rows), *_velocity_note(velocities, result)])
+
+
+def _probe_row(title: str, scores: dict[str, Any], labels: Sequence[str], errors: Sequence[str]) -> tuple[str, ...]:
+    by_label = [scores["labels"][name] for name in labels]
+    cells = [score if isinstance(score, str) else f"{score['r2']:.4f} ({score['rmse']:.2f})" for score in by_label]
+    return (title, *cells, *(ERROR_COLUMNS[name][1].format(**scores[name]) for name in errors))
+
+
+def _velocity_note(velocities: Sequence[str], result: dict[str, Any]) -> list[str]:
+    if not velocities:
+        return []
+    offsets = tuple(result["stack_offsets_env_steps"])
+    if len(offsets) > 1:
+        return [f"velocity labels are a positive control here: the observations stack the frames of env steps {offsets}"]
+    return [f"velocity labels cannot be read off one frame: with data.stack_offsets_env_steps = {offsets} they are a negative control"]
+
+
+def _labels_table(result: dict[str, Any]) -> str:
+    encoders, frames = result["encoders"], result["frames"]
+    rows = [("", "entropy", *encoders)]
+    for name, about in result["labels"].items():
+        rows.append((name, f"{about['entropy_nats']:.2f}", *(f"{scores['labels'][name]['f1']:.3f}" for scores in encoders.values())))
+    for name in encoders["lewm"]["categories"]:
+        rows.append((f"category {name}", "", *(f"{scores['categories'][name]['f1']:.3f}" for scores in encoders.values())))
+    rows.append(("mean of the categories", "", *(f"{scores['mean_f1']:.3f}" for scores in encoders.values())))
+    counts = ", ".join(f"{frames[f'num_{part}_frames']:,} {part}" for part in ("training", "validation", "test"))
+    lines = [f"weighted F1 of linear label probes; frames: {counts} ({frames['num_duplicate_test_frames']:,} duplicates left out)", *_columns(rows)]
+    if result["relative_f1"] is not None:
+        lines.append(f"relative F1 (0: untrained, 1: supervised): {result['relative_f1']:.3f}")
+    lines += [f"dropped {name}: {reason}" for name, reason in result["dropped_labels"].items()]
+    if result.get("is_training_dataset"):
+        held_out = f"{frames['num_heldout_test_episodes']} of {frames['num_test_episodes']} test episodes"
+        lines.append(f"the run was trained, without labels, on this dataset; it held out {held_out}")
+    lines.append(f"{'comparable' if result['comparable'] else 'not comparable'} with AtariARI's published numbers: {result['why']}")
+    return "\n".join(lines)
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines with aligned columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join(["linear probe, R^2 (RMSE) per label", *lines])
-
-
-def _probe_row(title: str, scores: dict[str, Any]) -> tuple[str, ...]:
-    cells = [score if isinstance(score, str) else f"{score['r2']:.4f} ({score['rmse']:.2f})" for score in scores["labels"].values()]
-    error = scores["position_error"]
-    return (title, *cells, "-" if error is None else f"{error['median_px']:.1f} px")
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _collapse_table(result: dict[str, Any]) -> str:

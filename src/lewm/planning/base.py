@@ -1,6 +1,6 @@
 """What a planner is given, what it returns, and what an agent built on one looks like to the rest of lewm.
 
-Axes: E episode, S candidate, T model step, A action block, a env action, D latent, V view, Y X image.
+Axes: E episode, S candidate, T model step, A action block, a env action, D latent, s label, V view, Y X image.
 """
 
 import time
@@ -44,13 +44,36 @@ class BlockSpace:
         """Per-env-step values [a], repeated for each env step of a block."""
         return torch.tensor(tuple(values), dtype=torch.float32, device=device).repeat(self.action_block)
 
+    def typical(self, device: torch.device) -> Float[Tensor, " A"]:
+        """What is known of a block before any search: the mean of the training actions, or the same probability for every choice."""
+        choices = self.action_spec.num_choices
+        return self.per_block((1 / choices,) * choices if self.action_spec.kind == "discrete" else self.mean, device)
+
+    def executable(self, blocks: Float[Tensor, "*E A"]) -> Float[Tensor, "*E A"]:
+        """The nearest blocks that the world takes: within its bounds, or one-hot."""
+        if self.action_spec.kind == "discrete":
+            return one_hot_choices(blocks, self.action_spec.num_choices)
+        return blocks.clamp(self.per_block(self.action_spec.low, blocks.device), self.per_block(self.action_spec.high, blocks.device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearReadout:
+    """Labels that a linear map reads off latents: ``latents @ weights + bias``."""
+
+    weights: Float[Tensor, "D s"]
+    bias: Float[Tensor, " s"]
+
+    def read(self, latents: Float[Tensor, "*E D"]) -> Float[Tensor, "*E s"]:
+        """The labels, in the unit of the map (standard deviations of the training labels where it decides a goal cost)."""
+        return latents @ self.weights.to(latents) + self.bias.to(latents)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """One plan per episode."""
 
     blocks: Float[Tensor, "E T A"]
-    """In env units, within the bounds."""
+    """In env units, within the bounds; discrete: one-hot."""
     cost: Float[Tensor, " E"]
     """Cost of exactly these blocks."""
     num_iterations: int
@@ -85,8 +108,9 @@ class Planner(Protocol):
         """Plan for every episode at once.
 
         ``seeds`` holds (episode seed, plan index) per episode; with the iteration they determine all noise, so a plan does not depend on its batch
-        mates. ``initial`` is where the search starts (default: the mean of the training actions), ``proposals`` are P candidates to try as well,
-        both in env units. With ``deadline_s`` the best plan so far is returned when the time is up.
+        mates. ``initial`` is where the search starts, in env units (default: the mean of the training actions); for discrete actions it holds a
+        probability per choice (default: all alike), so a one-hot plan there means that nothing else is tried at first. ``proposals`` are P
+        candidates to try as well, in env units. With ``deadline_s`` the best plan so far is returned when the time is up.
         """
 
 
@@ -104,6 +128,12 @@ class Policy(Protocol):
 
     def select(self, state: Any, episodes: np.ndarray) -> Any:
         """The state of some of the episodes (bool [E] or indices): finished ones drop out of the batch."""
+
+
+def one_hot_choices(blocks: Float[Tensor, "*E A"], num_choices: int) -> Float[Tensor, "*E A"]:
+    """The largest number of each env step becomes 1, the others 0; of equal ones the first wins."""
+    choices = blocks.reshape(*blocks.shape[:-1], -1, num_choices).argmax(-1)  # A -> env step, choice
+    return torch.nn.functional.one_hot(choices, num_choices).to(blocks).flatten(-2)
 
 
 def deadline_passed(start_s: float, deadline_s: float | None) -> bool:

@@ -1,6 +1,6 @@
-"""How far an imagined future ends from a goal, in latent space.
+"""How far an imagined future ends from a goal: in latent space, or in labels read off it.
 
-Axes: E episode, S candidate, H context, T model step, A action block, D latent.
+Axes: E episode, S candidate, H context, T model step, A action block, D latent, s label.
 """
 
 from typing import Literal
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lewm.models.world_model import WorldModel
+from lewm.planning.base import LinearReadout
 
 
 class LatentGoalCost:
@@ -46,8 +47,37 @@ class LatentGoalCost:
 
     def _chunk(self, candidates: Float[Tensor, "E S T A"], chunk: slice) -> Float[Tensor, "e S"]:
         imagined = self.model.rollout(self.context[chunk], self.past_blocks[chunk], candidates[chunk])
-        distances = (imagined - self.goals[chunk, None, None]).square().sum(-1)
+        distances = self._distances(imagined, self.goals[chunk])
         return reduce_over_horizon(distances, self.kind) + self.mean_weight * distances.mean(-1)
+
+    def _distances(self, imagined: Float[Tensor, "e S T D"], goals: Float[Tensor, "e D"]) -> Float[Tensor, "e S T"]:
+        return (imagined - goals[:, None, None]).square().sum(-1)
+
+
+class LabelGoalCost(LatentGoalCost):
+    """Squared distance between the labels that a linear map reads off imagined latents and those that it reads off the goal's.
+
+    Only what the map reads can make a plan good or bad: a goal frame may also show things that the agent cannot move. Reduced over the horizon as
+    ``LatentGoalCost`` is.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        context: Float[Tensor, "E H D"],
+        past_blocks: Float[Tensor, "E H-1 A"],
+        goals: Float[Tensor, "E D"],
+        *,
+        readout: LinearReadout,
+        kind: Literal["last", "min", "sum"] = "last",
+        mean_weight: float = 0.0,
+        max_batch_rows: int = 16_384,
+    ) -> None:
+        super().__init__(model, context, past_blocks, goals, kind=kind, mean_weight=mean_weight, max_batch_rows=max_batch_rows)
+        self.readout = readout
+
+    def _distances(self, imagined: Float[Tensor, "e S T D"], goals: Float[Tensor, "e D"]) -> Float[Tensor, "e S T"]:
+        return super()._distances(self.readout.read(imagined), self.readout.read(goals))
 
 
 def reduce_over_horizon(distances: Float[Tensor, "*E T"], kind: Literal["last", "min", "sum"]) -> Float[Tensor, "*E"]:

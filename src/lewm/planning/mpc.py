@@ -16,10 +16,13 @@ from torch import Tensor
 from lewm.config import PlannerConfig
 from lewm.errors import PlanningError
 from lewm.models.world_model import WorldModel
-from lewm.planning.base import BlockSpace, Plan, Planner
-from lewm.planning.costs import LatentGoalCost
+from lewm.planning.base import BlockSpace, LinearReadout, Plan, Planner
+from lewm.planning.costs import LabelGoalCost, LatentGoalCost
 from lewm.registry import PLANNERS
 from lewm.schema import Observation
+
+WARM_SHARE = 0.5
+"""Probability that a warm start gives to the choices of the old plan; the rest goes to all choices alike, or nothing else would be tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +56,22 @@ class MPCPolicy:
 
     The planner's settings come from the run and can be overridden by name. Planning happens every ``replan_every_model_steps``; in between the
     plan's blocks are executed without looking, unless the model uses a history, whose observations are taken every ``action_block`` env steps.
+    With a ``readout`` the goals are compared by the labels that it reads off the latents (unless ``config.goal`` is ``latent``), without one as
+    whole latents.
     """
 
-    def __init__(self, model: WorldModel, config: PlannerConfig) -> None:
+    def __init__(self, model: WorldModel, config: PlannerConfig, readout: LinearReadout | None = None) -> None:
         if config.history_model_steps > model.history_model_steps:
             raise PlanningError(
                 f"planner.history_model_steps is {config.history_model_steps}; this model attends to {model.history_model_steps} at most"
             )
+        if config.goal == "labels" and readout is None:
+            raise PlanningError("planner.goal is 'labels', which a readout of labels must be given for: fit one on labelled data, or use 'latent'")
+        if readout is not None and len(readout.weights) != model.latent_dimension:
+            raise PlanningError(f"the readout is for latents of {len(readout.weights)} dimensions, this model's have {model.latent_dimension}")
         self.model = model.eval()
         self.config = config
+        self.readout = None if config.goal == "latent" else readout
         self.planner: Planner = PLANNERS.load(config.name)(config)
         mean, std = model.action_statistics()
         self.space = BlockSpace(action_spec=model.action_spec, action_block=model.action_block, mean=mean, std=std)
@@ -174,15 +184,12 @@ class MPCPolicy:
         )
 
     def _plan_group(self, state: PolicyState, length: int) -> Plan:
-        cost = LatentGoalCost(
-            self.model,
-            state.latents[:, -length:],
-            state.blocks[:, state.blocks.shape[1] - (length - 1) :],
-            state.goals,
-            kind=self.config.cost,
-            mean_weight=self.config.mean_weight,
-            max_batch_rows=self.config.max_batch_rows,
-        )
+        past_blocks = state.blocks[:, state.blocks.shape[1] - (length - 1) :]
+        settings: dict[str, Any] = {"kind": self.config.cost, "mean_weight": self.config.mean_weight, "max_batch_rows": self.config.max_batch_rows}
+        if self.readout is None:
+            cost = LatentGoalCost(self.model, state.latents[:, -length:], past_blocks, state.goals, **settings)
+        else:
+            cost = LabelGoalCost(self.model, state.latents[:, -length:], past_blocks, state.goals, readout=self.readout, **settings)
         return self.planner.plan(
             cost,
             self.space,
@@ -193,10 +200,15 @@ class MPCPolicy:
         )
 
     def _rest_of_plan(self, state: PolicyState) -> Float[Tensor, "E T A"]:
-        """What is left of each old plan, continued with typical actions; an episode without one gets typical actions alone."""
+        """What is left of each old plan, continued with typical actions; an episode without one gets typical actions alone.
+
+        Discrete actions get probabilities: ``WARM_SHARE`` for the old plan's choices and the rest for all alike.
+        """
         executed = self.config.replan_every_model_steps
-        typical = self.space.per_block(self.space.mean, self.device).expand_as(state.plan)
+        typical = self.space.typical(self.device).expand_as(state.plan)
         rest = torch.cat([state.plan[:, executed:], typical[:, :executed]], dim=1)
+        if self.space.action_spec.kind == "discrete":
+            rest = WARM_SHARE * rest + (1 - WARM_SHARE) * typical
         has_plan = torch.from_numpy(state.num_plans > 0).to(self.device)
         return torch.where(has_plan[:, None, None], rest, typical)
 
@@ -204,9 +216,7 @@ class MPCPolicy:
         block = self.model.action_block
         rows = torch.arange(len(state.seeds), device=self.device)
         current = state.plan[rows, torch.from_numpy(state.plan_block).to(self.device)]  # E A
-        if self.space.action_spec.kind == "continuous":  # a planner without bounds may leave them; a world refuses that
-            low, high = self.space.action_spec.low, self.space.action_spec.high
-            current = current.clamp(self.space.per_block(low, self.device), self.space.per_block(high, self.device))
+        current = self.space.executable(current)  # a planner without bounds may leave them; a world refuses that
         actions = self.space.action_spec.from_blocks(current.cpu().numpy(), block)[np.arange(len(rows)), state.env_step % block]
         ends_block = (state.env_step + 1) % block == 0
         blocks = state.blocks

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -44,3 +44,22 @@ def smoothed_noise(
             moving = sum(steps[:, shift : shift + num_env_steps] for shift in range(window_env_steps)) / np.sqrt(window_env_steps, dtype=np.float32)
             noise[row] = np.sqrt(1 - smoothing, dtype=np.float32) * noise[row] + np.sqrt(smoothing, dtype=np.float32) * moving
     return torch.from_numpy(noise)
+
+
+def uniform_choices(
+    seeds: Sequence[tuple[int, int]], iteration: int, *, num_candidates: int, num_env_steps: int, repeat_probability: float
+) -> tuple[Float[Tensor, "E S N"], Int[Tensor, "E S N"]]:
+    """Uniform numbers in [0, 1), and for each env step the one whose choice it takes: its own or, if it repeats, that of the env step before.
+
+    Every env step but the first repeats with ``repeat_probability``; repeats follow each other, so a choice is held for 1 / (1 - probability) env
+    steps on average. ``seeds`` holds (episode seed, plan index) per episode.
+    """
+    shape = (num_candidates, num_env_steps)
+    numbers = np.empty((len(seeds), *shape), dtype=np.float32)
+    source = np.broadcast_to(np.arange(num_env_steps), numbers.shape).copy()
+    for row, (episode_seed, plan_index) in enumerate(seeds):
+        generator = episode_generator(episode_seed, plan_index, iteration)
+        numbers[row] = generator.random(shape, dtype=np.float32)
+        if repeat_probability > 0:
+            source[row][generator.random(shape, dtype=np.float32) < repeat_probability] = 0
+    return torch.from_numpy(numbers), torch.from_numpy(np.maximum.accumulate(source, axis=-1))

@@ -1,6 +1,6 @@
-"""Search by sampling: draw candidates around a Gaussian, imagine them, move the Gaussian towards the good ones.
+"""Search by sampling: draw candidates from a distribution, imagine them, move the distribution towards the good ones.
 
-Axes: E episode, S candidate, P proposal, T model step, A action block, N env step, a env action.
+Axes: E episode, S candidate, P proposal, T model step, A action block.
 """
 
 import time
@@ -13,15 +13,14 @@ from torch import Tensor
 from lewm.config import PlannerConfig
 from lewm.errors import PlanningError
 from lewm.planning.base import BlockSpace, Cost, Plan, Trace, deadline_passed
-from lewm.planning.noise import smoothed_noise
+from lewm.planning.distributions import start_distribution
 
 
 class CEM:
-    """Cross-entropy method: refit a diagonal Gaussian on the elites, a fixed number of times, and return its mean.
+    """Cross-entropy method: refit a distribution on the elites, a fixed number of times.
 
-    The Gaussian lives in standard deviations of the training actions. Candidates are clamped to the bounds when they are imagined and when they are
-    returned, but the Gaussian is refitted on the unclamped samples: refitting on clamped ones shrinks it at the bounds, where the best plans are.
-    Candidate 0 is the mean itself. Candidates whose cost is NaN are never elites.
+    Continuous actions have a diagonal Gaussian, and its mean is the plan. Discrete ones have a categorical distribution per env step, and the plan
+    is the candidate of lowest cost that any iteration tried. Candidate 0 is the mode. Candidates whose cost is NaN are never elites.
     """
 
     def __init__(self, config: PlannerConfig) -> None:
@@ -42,80 +41,40 @@ class CEM:
     ) -> Plan:
         """See ``Planner.plan``."""
         start_s = time.monotonic()
-        device = device or torch.device("cpu")
-        if space.action_spec.kind != "continuous":
-            raise PlanningError(f"planner 'cem' searches continuous actions; this model's are {space.action_spec.kind}")
-        units = _Units(space, self.config.use_bounds, device)
-        shape = (len(seeds), horizon_model_steps, space.block_dimension)
-        mean = torch.zeros(shape, device=device) if initial is None else units.normalise(initial)
-        std = torch.full(shape, self.config.initial_std, device=device)
-        extra = None if proposals is None else units.normalise(proposals)
+        found = start_distribution(self.config, space, len(seeds), horizon_model_steps, initial, device or torch.device("cpu"))
+        best: tuple[Float[Tensor, "E T A"], Float[Tensor, " E"]] | None = None
         num_iterations = 0
         for iteration in range(self.config.num_iterations):
-            samples = self._sample(mean, std, extra, seeds, iteration, space)
-            costs = _without_nan(cost(units.env_units(samples)))
-            mean, std = self._refit(mean, std, samples, costs)
+            samples = found.sample(seeds, iteration)
+            if proposals is not None and iteration == 0:
+                samples[:, 1 : 1 + proposals.shape[1]] = found.normalise(proposals)[:, : self.config.num_candidates - 1]
+            blocks = found.env_units(samples)
+            costs = _without_nan(cost(blocks))
+            elites = costs.topk(self.config.num_elites, dim=1, largest=False).indices
+            found = found.refit(samples.take_along_dim(elites[:, :, None, None], dim=1))
             num_iterations += 1
+            if found.RETURNS_BEST:
+                best = _better(best, blocks, costs)
             if trace is not None:
                 trace.best_cost.append(costs.amin(1))
-                trace.mean.append(units.env_units(mean))
-                trace.std.append(std)
+                trace.mean.append(found.mean)
+                trace.std.append(found.std)
             if deadline_passed(start_s, deadline_s):
                 break
-        blocks = units.env_units(mean)
-        return Plan(blocks=blocks, cost=cost(blocks[:, None])[:, 0], num_iterations=num_iterations)
-
-    def _sample(
-        self,
-        mean: Float[Tensor, "E T A"],
-        std: Float[Tensor, "E T A"],
-        proposals: Float[Tensor, "E P T A"] | None,
-        seeds: Sequence[tuple[int, int]],
-        iteration: int,
-        space: BlockSpace,
-    ) -> Float[Tensor, "E S T A"]:
-        noise = smoothed_noise(
-            seeds,
-            iteration,
-            num_candidates=self.config.num_candidates,
-            num_env_steps=mean.shape[1] * space.action_block,
-            action_dimension=space.action_spec.dimension,
-            smoothing=self.config.noise_smoothing,
-            window_env_steps=self.config.smoothing_window_env_steps,
-        )
-        noise = noise.reshape(len(seeds), self.config.num_candidates, *mean.shape[1:]).to(mean.device)  # N a -> T A
-        noise[:, 0] = 0
-        samples = mean[:, None] + std[:, None] * noise
-        if proposals is not None and iteration == 0:
-            samples[:, 1 : 1 + proposals.shape[1]] = proposals[:, : self.config.num_candidates - 1]
-        return samples
-
-    def _refit(
-        self, mean: Float[Tensor, "E T A"], std: Float[Tensor, "E T A"], samples: Float[Tensor, "E S T A"], costs: Float[Tensor, "E S"]
-    ) -> tuple[Float[Tensor, "E T A"], Float[Tensor, "E T A"]]:
-        best = costs.topk(self.config.num_elites, dim=1, largest=False).indices
-        elites = samples.take_along_dim(best[:, :, None, None], dim=1)
-        kept = self.config.momentum
-        new_mean = kept * mean + (1 - kept) * elites.mean(1)
-        new_std = kept * std + (1 - kept) * elites.std(1, correction=0)
-        return new_mean, new_std.clamp_min(self.config.std_floor)
+        plan = found.mode if best is None else best[0]
+        return Plan(blocks=plan, cost=cost(plan[:, None])[:, 0] if best is None else best[1], num_iterations=num_iterations)
 
 
-class _Units:
-    """Between the search's units (standard deviations of the training actions) and the world's."""
-
-    def __init__(self, space: BlockSpace, use_bounds: bool, device: torch.device) -> None:
-        self.mean = space.per_block(space.mean, device)
-        self.std = space.per_block(space.std, device)
-        self.low = space.per_block(space.action_spec.low, device) if use_bounds else None
-        self.high = space.per_block(space.action_spec.high, device) if use_bounds else None
-
-    def normalise(self, blocks: Tensor) -> Tensor:
-        return (blocks - self.mean) / self.std
-
-    def env_units(self, samples: Tensor) -> Tensor:
-        blocks = samples * self.std + self.mean
-        return blocks if self.low is None else blocks.clamp(self.low, self.high)
+def _better(
+    best: tuple[Float[Tensor, "E T A"], Float[Tensor, " E"]] | None, blocks: Float[Tensor, "E S T A"], costs: Float[Tensor, "E S"]
+) -> tuple[Float[Tensor, "E T A"], Float[Tensor, " E"]]:
+    """The cheapest blocks and their cost, per episode, of the best so far and of new candidates; of equal ones the first."""
+    first = costs.argmin(1)
+    new, new_costs = blocks.take_along_dim(first[:, None, None, None], dim=1)[:, 0], costs.take_along_dim(first[:, None], dim=1)[:, 0]
+    if best is None:
+        return new, new_costs
+    is_better = new_costs < best[1]
+    return torch.where(is_better[:, None, None], new, best[0]), torch.where(is_better, new_costs, best[1])
 
 
 def _without_nan(costs: Float[Tensor, "E S"]) -> Float[Tensor, "E S"]:

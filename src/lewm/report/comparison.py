@@ -54,7 +54,7 @@ def collapse(evidence: Evidence) -> str:
 
 
 def latent_space(evidence: Evidence, gallery: Gallery, probe_html: str) -> str:
-    """Where the true position shows in the latents."""
+    """Where true quantities show in the latents."""
     title = "What do the latents know?"
     if gallery.latents is None:
         reason = (
@@ -66,7 +66,7 @@ def latent_space(evidence: Evidence, gallery: Gallery, probe_html: str) -> str:
     reach = 1.05 * max(float(np.abs(points).max()) for points, _ in components) or 1.0
     panels = [
         scatter(
-            f"{name.lower()}-{label}",
+            f"{name.lower()}-label-{latents.label_names.index(label)}",
             points,
             latents.column(label),
             title=_share(name, shares),
@@ -79,7 +79,7 @@ def latent_space(evidence: Evidence, gallery: Gallery, probe_html: str) -> str:
     words = (
         f"Each dot is one of {len(gallery.latents.latents):,} frames from fresh episodes, placed by the two directions in which the latents vary "
         f"most (PCA) "
-        "and coloured by the true position, which the model was never told. Smooth colours mean that the model found out about space by itself."
+        "and coloured by true quantities, which the model was never told. Smooth colours mean that the model found out about them by itself."
     )
     if gallery.control_latents is not None:
         words += " Both runs are drawn to the same scale: all latents of a collapsed run are (nearly) one point."

@@ -1,7 +1,7 @@
 """Films of episodes: enlarged frames with the goal, the way so far and the imagined way ahead.
 
 Axes: N env step, T model step, Y X image. Frames are enlarged without smoothing, so that a film shows the pixels that the model saw; markers are
-drawn several times larger and shrunk, so that they are smooth.
+drawn several times larger and shrunk, so that they are smooth. ``side_px`` is always the longer side of an enlarged frame.
 """
 
 import io
@@ -24,30 +24,28 @@ GHOST_STRENGTH = 0.35
 
 def episode_film(replay: Replay, *, side_px: int = 192) -> list[Image.Image]:
     """One episode: what the agent sees with what it imagines, and the goal frame beside it."""
-    gutter = 8
-    goal = _enlarged(replay.goal_frame, side_px)
-    images = []
-    for moment in [*range(len(replay.frames)), *[len(replay.frames) - 1] * NUM_HELD_FRAMES]:
-        image = Image.new("RGB", (2 * side_px + gutter, side_px), PAPER_COLOR)
-        image.paste(draw_moment(replay, moment, side_px), (0, 0))
-        image.paste(goal, (side_px + gutter, 0))
-        images.append(image)
-    return images
+    moments = [*range(len(replay.frames)), *[len(replay.frames) - 1] * NUM_HELD_FRAMES]
+    return [_beside_goal(replay, moment, side_px, gutter=8) for moment in moments]
 
 
 def grid_film(replays: Sequence[Replay], *, num_columns: int = 3, side_px: int = 256, gutter: int = 8) -> list[Image.Image]:
-    """Several episodes at once, each holding its last frame until the longest is over."""
+    """Several episodes at once, each holding its last frame until the longest is over; where no marker shows the goal, its frame is beside."""
+
+    def draw(replay: Replay, moment: int) -> Image.Image:
+        return _beside_goal(replay, moment, side_px // 2, gutter // 2) if replay.positions is None else draw_moment(replay, moment, side_px)
+
+    width, height = draw(replays[0], 0).size
     num_columns = min(num_columns, len(replays))
     num_rows = -(-len(replays) // num_columns)
-    size = tuple(count * side_px + (count + 1) * gutter for count in (num_columns, num_rows))
+    size = (num_columns * (width + gutter) + gutter, num_rows * (height + gutter) + gutter)
     length = max(len(replay.frames) for replay in replays)
     images = []
     for moment in range(length + NUM_HELD_FRAMES):
-        image = Image.new("RGB", (size[0], size[1]), PAPER_COLOR)
+        image = Image.new("RGB", size, PAPER_COLOR)
         for index, replay in enumerate(replays):
             row, column = divmod(index, num_columns)
-            place = (gutter + column * (side_px + gutter), gutter + row * (side_px + gutter))
-            image.paste(draw_moment(replay, min(moment, len(replay.frames) - 1), side_px), place)
+            place = (gutter + column * (width + gutter), gutter + row * (height + gutter))
+            image.paste(draw(replay, min(moment, len(replay.frames) - 1)), place)
         images.append(image)
     return images
 
@@ -60,12 +58,20 @@ def draw_moment(replay: Replay, moment: int, side_px: int) -> Image.Image:
     else:
         faded = 255 - GHOST_STRENGTH * (255.0 - replay.goal_frame)
         image = _enlarged(np.minimum(frame, faded).astype(np.uint8), side_px)
-        layer = Image.new("RGBA", (side_px * SUPERSAMPLING,) * 2, (255, 255, 255, 0))
-        _draw_markers(ImageDraw.Draw(layer), replay, moment, layer.width)
-        image.paste(*_shrunk(layer, side_px))
+        layer = Image.new("RGBA", (image.width * SUPERSAMPLING, image.height * SUPERSAMPLING), (255, 255, 255, 0))
+        _draw_markers(ImageDraw.Draw(layer), replay, moment, np.array(layer.size))
+        image.paste(*_shrunk(layer, image.size))
     if moment == len(replay.frames) - 1:
         color = GOAL_COLOR if replay.is_solved else FAILED_COLOR
-        ImageDraw.Draw(image).rectangle((0, 0, side_px - 1, side_px - 1), outline=color, width=max(3, side_px // 48))
+        ImageDraw.Draw(image).rectangle((0, 0, image.width - 1, image.height - 1), outline=color, width=max(3, side_px // 48))
+    return image
+
+
+def _beside_goal(replay: Replay, moment: int, side_px: int, gutter: int) -> Image.Image:
+    seen, goal = draw_moment(replay, moment, side_px), _enlarged(replay.goal_frame, side_px)
+    image = Image.new("RGB", (seen.width + gutter + goal.width, seen.height), PAPER_COLOR)
+    image.paste(seen, (0, 0))
+    image.paste(goal, (seen.width + gutter, 0))
     return image
 
 
@@ -89,19 +95,20 @@ def png_bytes(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _draw_markers(draw: ImageDraw.ImageDraw, replay: Replay, moment: int, side: int) -> None:
+def _draw_markers(draw: ImageDraw.ImageDraw, replay: Replay, moment: int, sides: np.ndarray) -> None:
+    """``sides`` are the width and height of what is drawn on, px."""
     assert replay.positions is not None
     assert replay.goal_position is not None
-    unit = side / 64  # one pixel of a 64 px frame
+    unit = sides.max() / 64  # one pixel of a 64 px frame
     if replay.goal_radius is not None:
-        _ring(draw, replay.goal_position * side, replay.goal_radius * side, (*GOAL_COLOR, 230), 0.5 * unit)
-    trail = [tuple(place) for place in replay.positions[: moment + 1] * side]
+        _ring(draw, replay.goal_position * sides, replay.goal_radius * sides.max(), (*GOAL_COLOR, 230), 0.5 * unit)
+    trail = [tuple(place) for place in replay.positions[: moment + 1] * sides]
     if len(trail) > 1:
         draw.line(trail, fill=(*TRAIL_COLOR, 150), width=round(0.6 * unit), joint="curve")
     imagined = replay.imagined[moment]
     if imagined is None or moment == len(replay.frames) - 1:
         return
-    places = imagined * side
+    places = imagined * sides
     draw.line([trail[-1], *(tuple(place) for place in places)], fill=(*PLAN_COLOR, 120), width=round(0.5 * unit), joint="curve")
     for place in places[:-1]:
         _disk(draw, place, 0.8 * unit, (*PLAN_COLOR, 255))
@@ -116,11 +123,13 @@ def _ring(draw: ImageDraw.ImageDraw, place: np.ndarray, radius: float, color: tu
     draw.ellipse((place[0] - radius, place[1] - radius, place[0] + radius, place[1] + radius), outline=color, width=max(1, round(width)))
 
 
-def _shrunk(layer: Image.Image, side_px: int) -> tuple[Image.Image, tuple[int, int], Image.Image]:
+def _shrunk(layer: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int], Image.Image]:
     """Colours, corner and mask for ``paste``."""
-    small = layer.resize((side_px, side_px), Image.Resampling.LANCZOS)
+    small = layer.resize(size, Image.Resampling.LANCZOS)
     return small.convert("RGB"), (0, 0), small.getchannel("A")
 
 
 def _enlarged(frame: np.ndarray, side_px: int) -> Image.Image:
-    return Image.fromarray(frame).resize((side_px, side_px), Image.Resampling.NEAREST)
+    height, width = frame.shape[:2]
+    scale = side_px / max(height, width)
+    return Image.fromarray(frame).resize((max(1, round(scale * width)), max(1, round(scale * height))), Image.Resampling.NEAREST)

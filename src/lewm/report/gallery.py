@@ -49,12 +49,14 @@ def make_gallery(evidence: Evidence) -> Gallery:
     control_latents = None
     if control is not None and control.description is not None and control.env == evidence.env:
         control_latents = sample_latents(load_checkpoint(control.run))
-    policy = MPCPolicy(checkpoint.model, checkpoint.config.planner)
     can_mark = evidence.env in WORLD_SIDES_PX and set(POSITION_LABELS) <= set(latents.label_names)
-    probe = latents.probe() if can_mark else None
+    # Elsewhere nothing that a model imagines could be shown, so nothing is planned again.
+    imagining = (
+        (MPCPolicy(checkpoint.model, checkpoint.config.planner), latents.probe()) if can_mark and checkpoint.config.planner.goal != "labels" else ()
+    )
 
     def replay(result: dict[str, Any], *pairs: str) -> list[Replay]:
-        return replay_episodes(result, pairs, policy, probe)
+        return replay_episodes(result, pairs, *imagining)
 
     return Gallery(latents=latents, control_latents=control_latents, grid=_grid(evidence, replay), films=list(_films(evidence, replay)))
 
@@ -72,10 +74,14 @@ def _grid(evidence: Evidence, replay: Callable[..., list[Replay]]) -> Film | Non
     row = ([row for row in rows if row.distance <= LONGEST_FILM_ENV_STEPS] or rows[:1])[-1]
     replays = replay(row.result, *[episode["pair"] for episode in _episodes(row)][:NUM_GRID_EPISODES])
     solved = sum(shown.is_solved for shown in replays)
+    legend = (
+        "Left: what happens. Right: the goal."
+        if replays[0].positions is None
+        else "Green circle: the goal. Blue: the plan, as the model imagines it; the ring is its imagined end. Grey: the way so far."
+    )
     caption = (
         f"The first {len(replays)} {row.stratum} episodes of the evaluation at {row.distance} env steps, not selected: {solved} of {len(replays)} "
-        f"reached. "
-        "Green circle: the goal. Blue: the plan, as the model imagines it; the ring is its imagined end. Grey: the way so far."
+        f"reached. {legend}"
     )
     return _film(grid_film(replays), "Planned episodes", caption)
 

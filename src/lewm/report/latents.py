@@ -6,6 +6,7 @@ The episodes are recorded for the report, from seeds that neither training nor e
 """
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from lewm.checkpoint import Checkpoint
-from lewm.envs.base import GoalEnv, make_batch
+from lewm.envs.base import GoalEnv, GoalEnvBatch, ScriptedPolicy, make_batch
 from lewm.evaluation.outcomes import scripted_policy
 from lewm.evaluation.probing import LinearProbe, fit_probe
 from lewm.models.world_model import WorldModel
@@ -56,28 +57,38 @@ class LabelledLatents:
 
 
 def sample_latents(checkpoint: Checkpoint, *, num_episodes: int = NUM_EPISODES, seed: int = 0) -> LabelledLatents:
-    """Record episodes with the world's data policy and encode every few frames; the same frames for every model of that world."""
-    model = checkpoint.model
+    """Record episodes with the world's data policy and encode every few frames; the same frames for every model of that world.
+
+    Nothing is taken from after the end of an episode.
+    """
     env, options = str(checkpoint.env["name"]), dict(checkpoint.env.get("options", {}))
     env_class: type[GoalEnv] = ENVS.load(env)
-    policy = scripted_policy(env, "expert" if "expert" in env_class.POLICIES else "random")
-    envs = make_batch(env, num_episodes, **options)
+    policy = scripted_policy(env, env_class.DATA_POLICY)
     seeds = [episode_seed(SEED_NAMESPACE, seed, index) for index in range(num_episodes)]
-    envs.reset(seeds)
-    policy.reset(envs, seeds, EPISODE_ENV_STEPS)
+    with closing(make_batch(env, num_episodes, **options)) as envs:
+        envs.reset(seeds)
+        policy.reset(envs, seeds, EPISODE_ENV_STEPS)
+        return _sample(checkpoint.model, envs, policy)
+
+
+def _sample(model: WorldModel, envs: GoalEnvBatch, policy: ScriptedPolicy) -> LabelledLatents:
     offsets = model.observation_spec.stack_offsets_env_steps
     wanted = range(-offsets[0], EPISODE_ENV_STEPS, SAMPLE_EVERY_ENV_STEPS)
     drawn = {step + offset for step in wanted for offset in offsets}
     seen: dict[int, Observation[np.ndarray]] = {}
     latents, labels = [], []
+    is_running = np.ones(envs.num_envs, bool)
     for step in range(EPISODE_ENV_STEPS):
         if step in drawn:
             seen[step] = envs.observe()
         if step in wanted:
-            latents.append(encode(model, _stacked([seen[step + offset] for offset in offsets])))
-            labels.append(envs.labels())
+            latents.append(encode(model, _stacked([seen[step + offset][is_running] for offset in offsets])))
+            labels.append(envs.labels()[is_running])
             seen = {moment: observation for moment, observation in seen.items() if moment > step + offsets[0]}
-        envs.step(policy.act(envs))
+        _, terminated = envs.step(policy.act(envs))
+        is_running &= ~(terminated | envs.is_truncated())
+        if not is_running.any():
+            break
     return LabelledLatents(latents=np.concatenate(latents), labels=np.concatenate(labels), label_names=tuple(envs.label_names))
 
 

@@ -4,17 +4,19 @@ Axes: E episode, N env step, T model step, D latent, a action, V view, Y X image
 """
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from lewm.envs.base import GoalEnvBatch
 from lewm.envs.two_room_layout import ARENA_PX
-from lewm.evaluation.outcomes import no_op_actions, start_batch
+from lewm.evaluation.outcomes import no_op_actions
 from lewm.evaluation.probing import POSITION_LABELS, LinearProbe
-from lewm.evaluation.protocol import Manifest
-from lewm.evaluation.results import decode_actions
+from lewm.evaluation.protocol import Manifest, Pair
+from lewm.evaluation.results import decode_actions, pair_batch
 from lewm.planning.mpc import MPCPolicy, PolicyState
 
 WORLD_SIDES_PX = {"two-room": ARENA_PX}
@@ -58,8 +60,20 @@ def replay_episodes(result: dict[str, Any], pairs: Sequence[str], policy: MPCPol
     by_id = {pair.id: pair for pair in manifest.pairs}
     chosen = [by_id[pair] for pair in pairs]
     episodes = {episode["pair"]: episode for episode in result["episodes"]}
-    envs = start_batch(manifest.env, manifest.env_options, [pair.start_state for pair in chosen], [pair.goal_state for pair in chosen])
-    actions = [decode_actions(episodes[pair]["actions"], envs.action_spec, pair) for pair in pairs]
+    with closing(pair_batch(manifest, chosen)) as envs:
+        actions = [decode_actions(episodes[pair]["actions"], envs.action_spec, pair) for pair in pairs]
+        return _play(envs, manifest, chosen, actions, [episodes[pair]["first_hit"] for pair in pairs], policy, probe)
+
+
+def _play(
+    envs: GoalEnvBatch,
+    manifest: Manifest,
+    chosen: Sequence[Pair],
+    actions: Sequence[np.ndarray],
+    first_hits: Sequence[int | None],
+    policy: MPCPolicy | None,
+    probe: LinearProbe | None,
+) -> list[Replay]:
     side_px = WORLD_SIDES_PX.get(manifest.env)
     goals = envs.observe_goals()
     state = None
@@ -88,7 +102,7 @@ def replay_episodes(result: dict[str, Any], pairs: Sequence[str], policy: MPCPol
             pair=pair.id,
             distance=pair.distance_env_steps,
             stratum=pair.stratum,
-            first_hit=episodes[pair.id]["first_hit"],
+            first_hit=first_hits[row],
             frames=np.stack(frames[: len(own) + 1])[:, row],
             goal_frame=goals.frames[row, 0],
             positions=None if places is None else places[: len(own) + 1, row],

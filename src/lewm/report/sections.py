@@ -4,6 +4,7 @@ import shlex
 from typing import Any
 
 from lewm.evaluation.intervals import paired_difference
+from lewm.evaluation.results import settings_words
 from lewm.report import markup
 from lewm.report.evidence import Evidence, SuccessRow, outcomes_on_shared_pairs
 from lewm.report.figures import INK, MAIN, MUTED, Level, curves, intervals, smoothed
@@ -28,7 +29,7 @@ def header(evidence: Evidence) -> str:
     lead = (
         f"95 % interval {_range(success)}, n = {row.fields['n']} start and goal pairs from episodes that it never trained on, {row.distance} env "
         f"steps apart, "
-        f"within {row.fields['budget_env_steps']} env steps."
+        f"within {row.fields['budget_env_steps']} env steps{settings_words(row.result['manifest'])}."
     )
     return f"<header>{eyebrow}<h1>{title}</h1>{markup.paragraph(lead, 'lead')}{_ladder(evidence, row)}</header>"
 
@@ -173,7 +174,7 @@ def probe(evidence: Evidence) -> str:
         sentence = (
             f"Imagination: {last['model_steps']} model steps ({last['env_steps']} env steps) ahead, with no look in between, the imagined latent "
             f"still gives the position "
-            f"to a median error of {last['position_error']['median_px']:.1f} px of the 224 px arena."
+            f"to a median error of {last['position_error']['median_px']:.1f} px{' of the 224 px arena' if evidence.env == 'two-room' else ''}."
         )
         chart = curves("imagined", lines, title="Error of the imagined position, px", x_label="env steps ahead", bottom=0)
         parts += [

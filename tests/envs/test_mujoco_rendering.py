@@ -1,0 +1,133 @@
+"""Rendering profiles, backends and what is left behind when a process ends."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lewm.envs.base import make_batch
+from lewm.envs.dmc_simulator import Simulator
+from lewm.envs.mujoco_rendering import HIDEABLE, SceneRenderer
+
+pytestmark = pytest.mark.mujoco
+
+DRAW = """
+import lewm
+batch = lewm.make_batch("dmc/reacher-easy", 1, size_px=32)
+batch.reset([1])
+batch.step([[0.5, -0.5]])
+{before}
+print(batch.observe().frames.mean() > 0, batch.rendering_description()["backend"])
+"""
+
+
+def run_alone(code, **variables):
+    """A fresh process with warnings as errors; its output and errors."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY", "WAYLAND_DISPLAY")}
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment | variables, capture_output=True, text=True, timeout=60)
+    return done.stdout, done.stderr
+
+
+def frames_of(name, **options):
+    batch = make_batch(f"dmc/{name}", 2, **options)
+    batch.reset([1, 2])
+    frames = batch.observe().frames
+    batch.close()
+    return frames.astype(np.float64)
+
+
+@pytest.mark.parametrize("name", ["reacher-easy", "cheetah-run"])
+def test_the_fast_profile_differs_from_the_shipped_one_in_shading_only(name):
+    fast, shipped = frames_of(name), frames_of(name, rendering="shipped")
+    difference = np.abs(fast - shipped)
+    assert 0 < difference.mean() < 8
+    assert np.corrcoef(fast.ravel(), shipped.ravel())[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("thing", sorted(HIDEABLE))
+def test_what_is_hidden_changes_the_picture(thing):
+    assert (frames_of("quadruped-walk") != frames_of("quadruped-walk", hide=(thing,))).any()
+
+
+def test_frames_are_upright_and_of_the_size_asked_for():
+    frames = frames_of("walker-stand", size_px=120)
+    assert frames.shape == (2, 1, 120, 120, 3)
+    # The suite's skybox is darker than its floor, which lies below.
+    assert frames[:, 0, :20].mean() < frames[:, 0, 90:].mean()
+
+
+def test_a_large_frame_needs_no_setting_of_the_model():
+    assert frames_of("pendulum-swingup", size_px=700).shape == (2, 1, 700, 700, 3)
+
+
+def test_drawing_into_a_given_array_fills_it_and_another_kind_of_array_is_refused():
+    batch = make_batch("dmc/reacher-easy", 2, size_px=32)
+    batch.reset([1, 2])
+    out = np.zeros((2, 1, 32, 32, 3), np.uint8)
+    assert batch.observe(out=out).frames is out
+    np.testing.assert_array_equal(out, batch.observe().frames)
+    with pytest.raises(Exception, match="out must be uint8"):
+        batch.observe(out=out.astype(np.float32))
+
+
+def test_two_renderers_at_once_draw_what_each_draws_alone():
+    reacher, cheetah = frames_of("reacher-easy", size_px=32), frames_of("cheetah-run")
+    batches = [make_batch("dmc/reacher-easy", 2, size_px=32), make_batch("dmc/cheetah-run", 2)]
+    for batch in batches:
+        batch.reset([1, 2])
+    for _ in range(2):
+        np.testing.assert_array_equal(batches[0].observe().frames, reacher)
+        np.testing.assert_array_equal(batches[1].observe().frames, cheetah)
+    batches[0].close()
+    np.testing.assert_array_equal(batches[1].observe().frames, cheetah)
+    np.testing.assert_array_equal(batches[0].observe().frames, reacher)
+
+
+def test_a_terrain_is_drawn_as_its_own_episode_has_it():
+    together, alone = make_batch("dmc/quadruped-escape", 2, size_px=32), make_batch("dmc/quadruped-escape", 1, size_px=32)
+    together.reset([1, 2])
+    alone.reset([2])
+    np.testing.assert_array_equal(together.observe().frames[1], alone.observe().frames[0])
+
+
+def test_a_renderer_can_be_closed_twice_and_says_what_draws():
+    simulator = Simulator("pendulum", "swingup")
+    renderer = SceneRenderer(simulator.model, 32)
+    assert renderer.gl_renderer
+    renderer.close()
+    renderer.close()
+
+
+@pytest.mark.parametrize("backend", ["egl", "osmesa", ""])
+def test_a_process_that_forgets_to_close_ends_without_a_word(backend):
+    output, errors = run_alone(DRAW.format(before=""), **({"MUJOCO_GL": backend} if backend else {}))
+    assert (output, errors) == (f"True {backend or 'egl'}\n", "")
+
+
+def test_without_an_egl_device_osmesa_draws():
+    output, errors = run_alone(DRAW.format(before=""), __EGL_VENDOR_LIBRARY_FILENAMES="/nowhere")
+    assert (output, errors) == ("True osmesa\n", "")
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"MUJOCO_GL": "bogus"}, "MUJOCO_GL must be one of egl, osmesa, glfw, or unset to choose one that works; got 'bogus'"),
+        ({"MUJOCO_GL": "egl", "__EGL_VENDOR_LIBRARY_FILENAMES": "/nowhere"}, "apt-get install libegl1 libgl1-mesa-dri"),
+        ({"MUJOCO_GL": "glfw"}, "no display for GLFW; on Debian: apt-get install libegl1 libgl1-mesa-dri"),
+    ],
+)
+def test_a_backend_that_is_not_there_is_an_error_that_says_what_to_do(variables, message):
+    output, errors = run_alone(DRAW.format(before=""), **variables)
+    assert output == ""
+    assert "lewm.errors.EnvError" in errors
+    assert message in errors
+    assert "Exception ignored" not in errors
+
+
+def test_a_world_without_any_gl_still_simulates():
+    output, errors = run_alone(DRAW.format(before="print(batch.labels().shape)"), MUJOCO_GL="egl", __EGL_VENDOR_LIBRARY_FILENAMES="/nowhere")
+    assert output == "(1, 12)\n"
+    assert "MuJoCo cannot draw with MUJOCO_GL=egl" in errors
