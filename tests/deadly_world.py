@@ -13,6 +13,8 @@ from toy_world import ToyWalk, ToyWalkBatch
 
 
 class DeadlyWalk(ToyWalk):
+    """A toy walk for tests of what becomes of a dead worker's episodes."""
+
     @classmethod
     def make_batch(cls, num_envs: int, **options: Any) -> GoalEnvBatch:
         return DeadlyWalkBatch(num_envs, **options)

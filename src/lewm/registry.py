@@ -200,7 +200,7 @@ TABLES = {
 
 
 def register(table: str, name: str, target: str, *, summary: str = "", extra: str | None = None) -> None:
-    """Add your own environment, planner, objective, encoder, format or evaluation for this process.
+    """Add your own environment, policy, planner, objective, encoder, format or evaluation for this process.
 
     ``table`` is one of ``lewm list``'s; ``target`` is ``module:attribute``. From a package, use an entry point instead.
     """

@@ -17,7 +17,7 @@ import pytest
 from lewm.data.collect import CollectionProgress, collect
 from lewm.data.episodes import EpisodeStore
 from lewm.errors import DataError, EnvError
-from lewm.registry import ENVS, Entry
+from lewm.registry import ENVS, POLICIES, Entry, register
 from lewm.seeds import episode_seed
 
 if "deadly-walk" not in ENVS:
@@ -101,6 +101,13 @@ def test_an_error_of_the_world_in_a_worker_is_raised_here(tmp_path: Path) -> Non
     assert not multiprocessing.active_children()
 
 
+def test_a_policy_registered_at_run_time_is_known_in_the_workers(tmp_path: Path) -> None:
+    if "tests-random" not in POLICIES:
+        register("policies", "tests-random", "lewm.envs.policies:RandomPolicy")
+    mine = collect("toy-walk", tmp_path / "a", episodes=8, policy="tests-random", workers=2)
+    assert files_of(mine) == files_of(collect("toy-walk", tmp_path / "b", episodes=8, policy="random"))
+
+
 def test_progress_counts_what_is_recorded_and_what_is_safe(tmp_path: Path) -> None:
     for workers in (1, 2):
         told: list[CollectionProgress] = []
@@ -138,7 +145,7 @@ def test_ctrl_c_leaves_no_process_and_no_unfinished_file(tmp_path: Path) -> None
     script.write_text(COLLECT)
     process = subprocess.Popen([sys.executable, script, out], stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and len(list(out.glob("shards/0*"))) < 2:
+    while time.monotonic() < deadline and not (out / "shards/00000").exists():
         time.sleep(0.01)
     children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     assert len(children) >= 2

@@ -9,10 +9,12 @@ import pytest
 
 from lewm.envs.base import make_batch
 from lewm.envs.dmc_simulator import Simulator
-from lewm.envs.mujoco_rendering import HIDEABLE, SceneRenderer
+from lewm.envs.mujoco_rendering import SceneRenderer
 
 pytestmark = pytest.mark.mujoco
 
+SHOWING = [("reflection", "cheetah-run"), ("skybox", "cheetah-run")]
+"""Tasks whose frames show what can be hidden; none shows haze."""
 DRAW = """
 import lewm
 batch = lewm.make_batch("dmc/reacher-easy", 1, size_px=32)
@@ -41,21 +43,27 @@ def frames_of(name, **options):
 @pytest.mark.parametrize("name", ["reacher-easy", "cheetah-run"])
 def test_the_fast_profile_differs_from_the_shipped_one_in_shading_only(name):
     fast, shipped = frames_of(name), frames_of(name, rendering="shipped")
-    difference = np.abs(fast - shipped)
-    assert 0 < difference.mean() < 8
-    assert np.corrcoef(fast.ravel(), shipped.ravel())[0, 1] > 0.9
+    assert (fast != shipped).any()
+    # Bodies are red or yellow before blue floors and skies: they must stand at the same place, up to the smoothed edges.
+    bodies = [frames[..., 0] > frames[..., 2] for frames in (fast, shipped)]
+    assert bodies[0].sum() > 100
+    assert (bodies[0] & bodies[1]).sum() / (bodies[0] | bodies[1]).sum() > 0.75
 
 
-@pytest.mark.parametrize("thing", sorted(HIDEABLE))
-def test_what_is_hidden_changes_the_picture(thing):
-    assert (frames_of("quadruped-walk") != frames_of("quadruped-walk", hide=(thing,))).any()
+@pytest.mark.parametrize(("thing", "name"), SHOWING)
+def test_what_is_hidden_changes_the_picture(thing, name):
+    assert (frames_of(name) != frames_of(name, hide=(thing,))).any()
 
 
-def test_frames_are_upright_and_of_the_size_asked_for():
-    frames = frames_of("walker-stand", size_px=120)
-    assert frames.shape == (2, 1, 120, 120, 3)
-    # The suite's skybox is darker than its floor, which lies below.
-    assert frames[:, 0, :20].mean() < frames[:, 0, 90:].mean()
+def test_frames_are_upright_and_the_target_is_where_its_labels_say():
+    batch = make_batch("dmc/reacher-easy", 10)
+    batch.reset(range(10))
+    frames, labels = batch.observe().frames[:, 0].astype(int), batch.labels()
+    batch.close()
+    for frame, place in zip(frames, labels[:, -2:], strict=True):
+        rows, columns = np.nonzero((frame[..., 0] - frame[..., 1] > 80) & (frame[..., 0] - frame[..., 2] > 60))
+        # The camera looks down on 0.6 m, x to the right and y up; the arm may cover part of the target.
+        np.testing.assert_allclose([columns.mean(), rows.mean()], 31.5 + 64 / 0.62 * np.array([place[0], -place[1]]), atol=3)
 
 
 def test_a_large_frame_needs_no_setting_of_the_model():

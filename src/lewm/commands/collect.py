@@ -63,7 +63,7 @@ def collect(words: Sequence[str]) -> None:
             resume=arguments.resume,
             workers=arguments.workers,
             command=command_line("collect", words),
-            progress=lambda now: bar.update(now.num_recorded, now.num_episodes, _note(now)),
+            progress=lambda now: bar.update(_num_shown(now), now.num_episodes, _note(now)),
         )
     finally:
         bar.close()
@@ -110,6 +110,11 @@ def _estimate(arguments: CollectArguments, settings: dict[str, Any]) -> None:
     estimate = estimate_collection(meta, arguments.out, num_episodes, workers=arguments.workers)
     (show if arguments.dry_run else say)(f"{settings['env']}, policy {meta.policy['name']}: {estimate}")
     check_free_disk(arguments.out, estimate.num_bytes)
+
+
+def _num_shown(now: "CollectionProgress") -> int:
+    """Episodes recorded; the last one counts when all are on disk, for a full bar is a closed one."""
+    return now.num_recorded if now.num_written == now.num_episodes else min(now.num_recorded, now.num_episodes - 1)
 
 
 def _note(now: "CollectionProgress") -> str:

@@ -31,10 +31,11 @@ class ClipSampler:
     """Cuts clips of ``num_transitions`` blocks of ``action_block`` env steps out of the episodes ``episode_ids``.
 
     The global batch k is a pure function of (seed, k) and of the episodes: batches walk through a shuffled order of all windows (a window starts at
-    every env step that leaves room for it), each pass over the data in a new order. With ``clips_per_episode`` > 1 every window of that order
-    brings as many windows of its own episode along, drawn uniformly, so that a batch holds fewer episodes. Within a batch, clips are in the order of the dataset. Rank r of
-    ``world_size`` cuts its slice of every batch. A stacked frame from before an episode's start is the first frame. Episodes too short for a clip
-    are left out; ``DataError`` if that leaves none. Memory grows with the number of episodes, not of windows. Safe from several threads.
+    every env step that leaves room for it), each pass over the data in a new order. With ``clips_per_episode`` > 1 every window of that order brings
+    other windows of its own episode along, drawn uniformly, so that a batch holds fewer episodes. Within a batch, clips are in the order of the
+    dataset. Rank r of ``world_size`` cuts its slice of every batch. A stacked frame from before an episode's start is the first frame. Episodes too
+    short for a clip are left out; ``DataError`` if that leaves none. Memory grows with the number of episodes, not of windows. Safe from several
+    threads.
     """
 
     def __init__(

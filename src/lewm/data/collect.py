@@ -85,7 +85,7 @@ def collect(
     meta = plan_dataset(
         env, policy=policy, seed=seed, max_env_steps=max_env_steps, env_options=env_options, policy_options=policy_options, command=command
     )
-    check_free_disk(Path(out), estimate_bytes(meta, episodes, existing=Path(out)))
+    _check_disk(meta, Path(out), episodes, workers)
     directory = DatasetDirectory(Path(out), meta, resume=resume)
     try:
         shards = _missing_shards(directory, episodes)
@@ -94,6 +94,14 @@ def collect(
     finally:
         directory.close()
     return EpisodeStore(out)
+
+
+def _check_disk(meta: DatasetMeta, out: Path, num_episodes: int, workers: int) -> None:
+    """Refuse what does not fit, with room for the units that workers hand over: they are deleted when their shard is written."""
+    num_bytes = estimate_bytes(meta, num_episodes, existing=out)
+    shard_bytes = estimate_bytes(meta, min(num_episodes, meta.episodes_per_shard))
+    num_bytes += min(num_bytes, (MAX_SHARDS_BEING_WRITTEN + 1) * shard_bytes) if workers > 1 else 0
+    check_free_disk(out, num_bytes)
 
 
 def _missing_shards(directory: DatasetDirectory, num_episodes: int) -> dict[int, int]:

@@ -3,6 +3,7 @@
 Axes: E episode, N env step.
 """
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -56,25 +57,23 @@ def plan_dataset(
         raise ConfigError(f"max_env_steps must be at least 1, got {max_env_steps}")
     env_class: type[GoalEnv] = ENVS.load(env)
     identity = policy_identity(env, policy or env_class.DATA_POLICY, policy_options or {})
-    envs = make_batch(env, 1, **(env_options or {}))
-    rendering_description = getattr(envs, "rendering_description", None)
-    meta = DatasetMeta(
-        observation_spec=envs.observation_spec,
-        action_spec=envs.action_spec,
-        label_names=tuple(envs.label_names),
-        has_rewards=True,
-        env={"name": env, "version": env_class.VERSION, "options": env_options or {}},
-        policy=identity,
-        collection={"seed": seed, "max_env_steps": max_env_steps},
-        provenance={
-            "versions": versions(),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": command,
-            **({} if rendering_description is None else {"rendering": rendering_description()}),
-        },
-    ).with_shards_for(max_env_steps)
-    envs.close()
-    return meta
+    with contextlib.closing(make_batch(env, 1, **(env_options or {}))) as envs:
+        rendering_description = getattr(envs, "rendering_description", None)
+        return DatasetMeta(
+            observation_spec=envs.observation_spec,
+            action_spec=envs.action_spec,
+            label_names=tuple(envs.label_names),
+            has_rewards=True,
+            env={"name": env, "version": env_class.VERSION, "options": env_options or {}},
+            policy=identity,
+            collection={"seed": seed, "max_env_steps": max_env_steps},
+            provenance={
+                "versions": versions(),
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "command": command,
+                **({} if rendering_description is None else {"rendering": rendering_description()}),
+            },
+        ).with_shards_for(max_env_steps)
 
 
 def episodes_by_shard(meta: DatasetMeta, num_episodes: int) -> dict[int, int]:

@@ -19,9 +19,11 @@ from lewm.data.layout import DatasetMeta
 from lewm.data.recording import Recorder, Recording
 from lewm.envs.worker_processes import WorkerDiedError, WorkerProcess
 from lewm.errors import DataError
-from lewm.registry import ENVS, Entry
+from lewm.registry import TABLES, Entry
 
 logger = logging.getLogger(__name__)
+Entries = list[tuple[str, str, Entry]]
+"""Of the registry: table, name and entry."""
 MAX_ATTEMPTS = 3
 """So many workers may die over one unit."""
 MAX_FAILED_UNITS = 3
@@ -34,10 +36,11 @@ class UnitServant:
     def __init__(self) -> None:
         self._recorder: Recorder | None = None
 
-    def record(self, meta: DatasetMeta, entry: Entry, unit: Unit, directory: Path) -> None:
-        """Record a unit and write its episodes into ``directory``."""
-        if meta.env["name"] not in ENVS:
-            ENVS.add(meta.env["name"], entry)
+    def record(self, meta: DatasetMeta, entries: Entries, unit: Unit, directory: Path) -> None:
+        """Record a unit and write its episodes into ``directory``; ``entries`` are what only the parent may know."""
+        for table, name, entry in entries:
+            if name not in TABLES[table]:
+                TABLES[table].add(name, entry)
         if self._recorder is None:
             self._recorder = Recorder(meta)
         self._recorder.record(unit.seeds).save(directory)
@@ -56,7 +59,9 @@ class Crew:
     """
 
     def __init__(self, meta: DatasetMeta, directory: Path, num_workers: int) -> None:
-        self._meta, self._entry = meta, ENVS.entry(meta.env["name"])
+        self._meta = meta
+        names = {"envs": meta.env["name"], "policies": meta.policy["name"]}
+        self._entries: Entries = [(table, name, TABLES[table].entry(name)) for table, name in names.items() if name in TABLES[table]]
         self._directory = directory / f"{TEMPORARY_PREFIX}units-{os.getpid()}"
         self._num_workers = num_workers
         self._workers: dict[WorkerProcess, Unit] = {}
@@ -102,7 +107,7 @@ class Crew:
         unit = waiting.popleft()
         self._workers[worker] = unit
         with contextlib.suppress(WorkerDiedError):  # its answer will say so
-            worker.request("record", self._meta, self._entry, unit, self._unit_directory(unit))
+            worker.request("record", self._meta, self._entries, unit, self._unit_directory(unit))
 
     def _mourn(self, worker: WorkerProcess, unit: Unit, death: WorkerDiedError, waiting: deque[Unit]) -> None:
         worker.close()

@@ -62,7 +62,7 @@ class WindowIndex:
         """For windows [n] and uint64 draws [n, k], the numbers [n, k] of k windows of the same episodes, uniform in them."""
         which = np.searchsorted(self._ends, windows, side="right")
         counts = (self._ends - self._begins)[which].astype(np.uint64)
-        return self._begins[which, None] + (draws % counts[:, None]).astype(np.int64)
+        return np.asarray(self._begins[which, None] + (draws % counts[:, None]).astype(np.int64))
 
     def locate(self, windows: np.ndarray) -> Windows:
         """Where the windows with these numbers [B] lie."""

@@ -82,6 +82,7 @@ class DmcBatch:
         return {
             "profile": self.options.rendering,
             "hide": list(self.options.hide),
+            "supersampling": self.options.supersampling,
             "backend": renderer.backend,
             "gl_renderer": renderer.gl_renderer,
         }
@@ -100,11 +101,13 @@ class DmcBatch:
         self._require_started()
         actions = self._checked_actions(actions)
         rewards, terminated = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool)
+        now, positions = [], self._positions.copy()
         for episode, moment in enumerate(self._now):
             self._simulator.load(moment)
             rewards[episode], terminated[episode] = self._simulator.advance(actions[episode], self.options.action_repeat)
-            self._now[episode] = self._simulator.save(moment.env_step + 1)
-            self._positions[episode] = self._table.positions(self._simulator.data)
+            now.append(self._simulator.save(moment.env_step + 1))
+            positions[episode] = self._table.positions(self._simulator.data)
+        self._now, self._positions = now, positions
         return rewards, terminated | self.is_solved() if self.options.is_terminated_on_success else terminated
 
     def observe(self, *, out: np.ndarray | None = None) -> Observation[np.ndarray]:
@@ -210,7 +213,9 @@ class DmcBatch:
     def _open_renderer(self) -> SceneRenderer:
         if self._renderer is None:
             options = self.options
-            self._renderer = SceneRenderer(self._simulator.model, options.size_px, profile=options.rendering, hide=options.hide)
+            self._renderer = SceneRenderer(
+                self._simulator.model, options.size_px, profile=options.rendering, hide=options.hide, supersampling=options.supersampling
+            )
         return self._renderer
 
     def _draw(self, moments: Sequence[Moment], out: np.ndarray | None) -> np.ndarray:

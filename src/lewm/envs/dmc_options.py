@@ -27,6 +27,8 @@ class DmcOptions:
     """Control steps per env step: the env step's action is applied in each, and their rewards are added."""
     rendering: Literal["fast", "shipped"] = "fast"
     """``shipped``: as the suite's models come; ``fast``: no shadows and no multisampling."""
+    supersampling: int = 1
+    """Draw with this many times as many pixels each way and average: thin limbs keep their place to a fraction of a pixel."""
     hide: tuple[str, ...] = ()
     """What else frames leave out: reflection, haze, skybox."""
     hide_geoms: tuple[str, ...] = ()
@@ -44,6 +46,7 @@ class DmcOptions:
 
     def __post_init__(self) -> None:
         _check_whole("size_px", self.size_px, 16, 1024)
+        _check_whole("supersampling", self.supersampling, 1, 8)
         _check_whole("action_repeat", self.action_repeat, 1, 1000)
         if self.max_env_steps is not None:
             _check_whole("max_env_steps", self.max_env_steps, 1, 2**31)

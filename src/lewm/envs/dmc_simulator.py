@@ -75,8 +75,9 @@ class Simulator:
             # The seed decides the springs of lqr, which are drawn with the model: here they are the same in every episode.
             self._env = load_suite().load(domain, task, task_kwargs={"random": 0})
         import mujoco
+        from dm_control.rl.control import PhysicsError
 
-        self._mujoco = mujoco
+        self._mujoco, self._physics_error = mujoco, PhysicsError
         self.physics, self.task = self._env.physics, self._env.task
         # quadruped-escape asks for dm_control's own GL contexts at every reset; they would be made for nothing and fail without a GPU or display.
         self.physics._make_rendering_contexts = lambda: None
@@ -142,11 +143,17 @@ class Simulator:
         return Moment(physics, self.variation, env_step)
 
     def advance(self, action: np.ndarray, action_repeat: int) -> tuple[float, bool]:
-        """``action_repeat`` control steps with one action: the sum of their rewards, and whether the task ended."""
+        """``action_repeat`` control steps with one action: the sum of their rewards, and whether the task ended.
+
+        ``EnvError`` where the simulation diverges.
+        """
         reward = 0.0
         for _ in range(action_repeat):
             self.task.before_step(action, self.physics)
-            self.physics.step(self._env._n_sub_steps)
+            try:
+                self.physics.step(self._env._n_sub_steps)
+            except self._physics_error as error:
+                raise EnvError(f"the simulation diverged: {error}; start another episode, or lower the actions") from error
             self.task.after_step(self.physics)
             reward += float(self.task.get_reward(self.physics))
             if self.task.get_termination(self.physics) is not None:

@@ -10,6 +10,8 @@ from lewm.errors import EnvError
 VERSION = 1
 """Of the dynamics, the frames and the state bytes."""
 MAGIC = b"lewm-dmc"
+LARGEST = 1e10
+"""MuJoCo starts anew, with a warning only, where a position, velocity or acceleration is larger."""
 HEADER = struct.Struct("<8sHH")
 MOMENT_HEADER = struct.Struct("<III")
 FIELD_HEADER = struct.Struct("<HI")
@@ -53,8 +55,8 @@ def _unpack_moment(state: bytes, offset: int, simulator: Simulator) -> tuple[Mom
     if num_physics != simulator.num_physics:
         raise ValueError(f"its physics has {num_physics} numbers, not {simulator.num_physics}")
     physics = np.frombuffer(state, np.float64, num_physics, offset).copy()
-    if not np.isfinite(physics).all():
-        raise ValueError("its physics is not finite")
+    if not (np.abs(physics) < LARGEST).all():
+        raise ValueError("its physics is not finite, or larger than MuJoCo takes")
     offset += physics.nbytes
     variation = {}
     for _ in range(num_fields):

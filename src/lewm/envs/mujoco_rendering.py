@@ -97,27 +97,29 @@ class SceneRenderer:
     """Draws a MuJoCo model's fixed cameras into uint8 arrays; the GL context is its own until ``close``.
 
     ``profile``: ``shipped`` draws the model as it comes; ``fast`` without shadows and multisampling, which cost a software renderer most of its
-    time. ``hide`` names further things to leave out (``HIDEABLE``). The model is the one that is simulated: what an episode changes in it, and
+    time. ``hide`` names further things to leave out (``HIDEABLE``); with ``supersampling`` k every pixel is the mean of k x k. The model is the one that is simulated: what an episode changes in it, and
     the profile's settings of its looks, need no copy. ``EnvError`` if no GL context can be made.
     """
 
-    def __init__(self, model: Any, size_px: int, *, profile: str = "fast", hide: Sequence[str] = ()) -> None:
+    def __init__(self, model: Any, size_px: int, *, profile: str = "fast", hide: Sequence[str] = (), supersampling: int = 1) -> None:
         import mujoco
 
         self._mujoco, self._model = mujoco, model
         self._gl: Any = None
         self._context: Any = None
         self.backend = choose_backend()
-        self._rectangle = mujoco.MjrRect(0, 0, size_px, size_px)
-        self._pixels = np.zeros((size_px, size_px, 3), np.uint8)
+        self._supersampling = supersampling
+        drawn_px = size_px * supersampling
+        self._rectangle = mujoco.MjrRect(0, 0, drawn_px, drawn_px)
+        self._pixels = np.zeros((drawn_px, drawn_px, 3), np.uint8)
         is_fast = profile == "fast"
         if is_fast:
             model.vis.quality.shadowsize = 0
             model.vis.quality.offsamples = 0
         # GL clears and resolves its whole buffer for every frame, the model's 640 x 480 too: one of the frame's size halves the time.
         looks = model.vis.global_
-        looks.offwidth = size_px if is_fast else max(size_px, looks.offwidth)
-        looks.offheight = size_px if is_fast else max(size_px, looks.offheight)
+        looks.offwidth = drawn_px if is_fast else max(drawn_px, looks.offwidth)
+        looks.offheight = drawn_px if is_fast else max(drawn_px, looks.offheight)
         self._scene = mujoco.MjvScene(model, maxgeom=MAX_GEOMS)
         if is_fast:
             self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
@@ -164,7 +166,8 @@ class SceneRenderer:
         self._gl.make_current()
         self._mujoco.mjr_render(self._rectangle, self._scene, self._context)
         self._mujoco.mjr_readPixels(self._pixels, None, self._rectangle, self._context)
-        out[...] = self._pixels[::-1]
+        drawn = self._pixels[::-1]
+        out[...] = drawn if self._supersampling == 1 else _averaged(drawn, self._supersampling)
 
     def close(self) -> None:
         """Free the GL context; harmless when called twice."""
@@ -179,6 +182,14 @@ class SceneRenderer:
     def __del__(self) -> None:
         if getattr(self, "_gl", None) is not None:
             self.close()
+
+
+def _averaged(pixels: np.ndarray, factor: int) -> np.ndarray:
+    """Squares of ``factor`` x ``factor`` pixels as their rounded mean, uint8 [Y, X, 3]."""
+    height, width, channels = (side // factor for side in (*pixels.shape[:2], pixels.shape[2] * factor))
+    sums = pixels.reshape(height, factor, width, factor, channels).sum((1, 3), dtype=np.uint32)
+    means: np.ndarray = (sums + factor**2 // 2) // factor**2
+    return means.astype(np.uint8)
 
 
 def _close_all() -> None:
