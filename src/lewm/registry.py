@@ -75,6 +75,9 @@ class Table:
     def load(self, name: str) -> Any:
         """Import and return what ``name`` stands for; ``MissingExtraError`` names the extra when its package is not installed."""
         entry = self.entry(name)
+        if name.endswith("/") and name in self._entries:
+            known = ", ".join(name + member for member in self.members(name))
+            raise UnknownNameError(f"{self.kind} {name!r} is a family, not one {self.kind}: say which of its members. Known: {known}")
         found = self._import(entry.target, entry, name)
         family, slash, member = name.partition("/")
         return found(member) if slash and f"{family}/" in self._entries and name not in self._entries else found

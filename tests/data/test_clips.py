@@ -224,3 +224,25 @@ def test_an_error_in_the_thread_reaches_the_consumer(store: EpisodeStore) -> Non
         for _ in range(2):
             with pytest.raises(DataError, match=r"shards/00000/frames.top.npy"):
                 next(batches)
+
+
+def test_clips_of_a_batch_come_in_groups_from_the_same_episodes(store: EpisodeStore) -> None:
+    grouped = sampler(store, clips_per_episode=4, batch_size=8)
+    starts = set()
+    for k in range(60):
+        clip = grouped.batch(k)
+        assert len(set(clip.episode.tolist())) <= 2
+        starts |= set(zip(clip.episode.tolist(), clip.start_env_step.tolist(), strict=True))
+    assert len(starts) == grouped.num_windows
+    assert_equal(grouped.batch(7), sampler(store, clips_per_episode=4, batch_size=8).batch(7))
+
+
+def test_each_rank_cuts_its_slice_of_a_grouped_batch(store: EpisodeStore) -> None:
+    whole = sampler(store, clips_per_episode=4).batch(5)
+    halves = [sampler(store, clips_per_episode=4, rank=rank, world_size=2).batch(5) for rank in (0, 1)]
+    np.testing.assert_array_equal(np.concatenate([half.start_env_step for half in halves]), whole.start_env_step)
+
+
+def test_a_group_that_does_not_divide_the_batch_is_refused(store: EpisodeStore) -> None:
+    with pytest.raises(ConfigError, match=r"batch_size \(8\) must be a multiple of clips_per_episode \(3\)"):
+        sampler(store, clips_per_episode=3)

@@ -98,3 +98,12 @@ def test_hash64_flips_half_of_the_bits_when_one_changes() -> None:
     for other in (hash64(values ^ np.uint64(1), 7), hash64(values, 6)):
         flipped = np.bitwise_count(hash64(values, 7) ^ other)
         assert abs(flipped.mean() - 32) < 0.5
+
+
+def test_neighbours_are_uniform_among_the_windows_of_the_same_episode() -> None:
+    index = WindowIndex(index_of([5, 9, 3, 12]), span_env_steps=4)  # 2, 6, 0 and 9 windows
+    draws = hash64(np.arange(6000).reshape(2, 3000), 0)
+    first, last = index.neighbours(np.array([1, 9]), draws)
+    np.testing.assert_allclose(np.bincount(first, minlength=2) / 3000, 1 / 2, rtol=0.1)
+    np.testing.assert_allclose(np.bincount(last, minlength=17)[8:] / 3000, 1 / 9, rtol=0.2)
+    assert last.min() == 8

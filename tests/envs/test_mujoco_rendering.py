@@ -93,6 +93,12 @@ def test_two_renderers_at_once_draw_what_each_draws_alone():
     np.testing.assert_array_equal(batches[0].observe().frames, reacher)
 
 
+def test_a_supersampled_frame_is_the_mean_of_a_larger_one():
+    larger = frames_of("reacher-easy", size_px=96).astype(float)
+    means = larger.reshape(*larger.shape[:2], 32, 3, 32, 3, 3).mean((3, 5))
+    assert np.abs(frames_of("reacher-easy", size_px=32, supersampling=3) - means).max() <= 0.5
+
+
 def test_a_terrain_is_drawn_as_its_own_episode_has_it():
     together, alone = make_batch("dmc/quadruped-escape", 2, size_px=32), make_batch("dmc/quadruped-escape", 1, size_px=32)
     together.reset([1, 2])

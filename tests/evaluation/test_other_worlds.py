@@ -250,12 +250,12 @@ def test_hostile_strata_are_refused_with_a_sentence(rested_result: dict[str, Any
 
 def test_tables_name_the_action_repeat_and_the_rest_start(tmp_path: Path) -> None:
     result = evaluate(Walker(), make(options={"action_repeat": 2}, is_rest_start=True, num_pairs=2))
-    assert success_table(result).splitlines()[-1].endswith("rest start, 1 env step = 2 control steps")
+    assert success_table(result).splitlines()[-1].endswith("rest start, action repeat 2")
     for name in ("a", "b"):
         (tmp_path / name).write_text(json.dumps(result | {"checkpoint_sha256": name}))
     combined = combine_results([tmp_path / "a", tmp_path / "b"])
     assert combined["pair_settings"] == {"is_rest_start": True, "action_repeat": 2}
-    assert combined_table(combined).splitlines()[0].endswith("rest start, 1 env step = 2 control steps")
+    assert combined_table(combined).splitlines()[0].endswith("rest start, action repeat 2")
     assert verify_result(result)["is_verified"]
 
 

@@ -91,7 +91,7 @@ def test_a_switch_before_the_run_does_not_hide_the_runs_planner_settings(run: Pa
 def test_the_page_shows_numbers_films_and_latents(run: Path) -> None:
     text = (run / "report.html").read_text()
     assert "of near goals" in text
-    assert "rest start, 1 env step = 2 control steps" in text
+    assert "rest start, action repeat 2" in text
     assert "Left: what happens. Right: the goal." in text
     assert "Green circle" not in text
     assert "coloured by place" in text

@@ -68,7 +68,8 @@ def collect(words: Sequence[str]) -> None:
     finally:
         bar.close()
     show(f"collected: {arguments.out}: {len(store):,} episodes, {store.num_env_steps:,} env steps")
-    show(f"next: lewm train --data {arguments.out} --preset laptop --out RUN")
+    preset = {"dmc": "dmc", "atari": "atari"}.get(store.env["name"].partition("/")[0], "laptop")
+    show(f"next: lewm train --data {arguments.out} --preset {preset} --out RUN")
 
 
 def _settings(arguments: CollectArguments) -> dict[str, Any]:

@@ -199,10 +199,11 @@ class _ShardWriter:
         """Enter what is written into the index, waiting until no more than ``max_left`` shards are not."""
         for shard, rows in list(self._being_written.items()):
             if rows.done() or (max_left is not None and len(self._being_written) > max_left):
-                del self._being_written[shard]
                 self._directory.add(shard, rows.result())
-                self.num_bytes += int((rows.result()["length"] + 1).sum()) * self._row_bytes
+                # Only now is it forgotten: an interrupt while this waits must not lose a shard that is written.
+                del self._being_written[shard]
                 del self._missing[shard]
+                self.num_bytes += int((rows.result()["length"] + 1).sum()) * self._row_bytes
 
     def _write(self, shard: int, units: list[tuple[Unit, Recording]]) -> np.ndarray:
         units.sort(key=lambda pair: pair[0].first_episode)

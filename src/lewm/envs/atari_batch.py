@@ -25,8 +25,9 @@ FAR_TOLERANCES = 5.0
 """A goal is far when some goal label is at least this many tolerances away."""
 GOAL_STREAM = 13
 """Keeps the numbers of a seed's goal apart from those that a policy draws from the same seed."""
-GOAL_ENV_STEPS, GOAL_HOLD_ENV_STEPS = 50, 5
-"""The goal that a seed decides: where random actions, each held for some env steps, lead from the start."""
+GOAL_ENV_STEPS, MAX_GOAL_ENV_STEPS, GOAL_HOLD_ENV_STEPS = 50, 250, 5
+"""The goal that a seed decides: where random actions, each held for some env steps, lead from the start; further on while that is solved at the
+start, as in games that begin with a tune."""
 
 
 class AtariBatch:
@@ -62,6 +63,7 @@ class AtariBatch:
         self._scratch = Console(rom_id, self.options, np.zeros(self._screens_shape, np.uint8))
         self._facts = np.zeros((num_envs, NUM_FACTS), np.uint8)
         self._goals: list[Glimpse | None] = [None] * num_envs
+        self._drawn_goals: list[tuple[int, Glimpse] | None] = [None] * num_envs
         self._has_started = self._is_closed = False
 
     def reset(self, seeds: Sequence[int]) -> None:
@@ -156,16 +158,30 @@ class AtariBatch:
         self._is_closed = True
 
     def _goal(self, row: int) -> Glimpse:
-        """The goal of a row; the one that its seed decides is made when it is first asked for, on a console of its own."""
+        """The goal of a row; the one that its seed decides is made when it is first asked for, on a console of its own.
+
+        It is kept apart from goals that were set: a state must not depend on whether somebody looked at its goal.
+        """
         goal = self._goals[row]
-        if goal is None:
-            seed = self._consoles[row].seed
-            generator = np.random.default_rng([seed, GOAL_STREAM])
-            choices = generator.integers(len(self._actions), size=GOAL_ENV_STEPS // GOAL_HOLD_ENV_STEPS)
-            self._scratch.reset(seed)
-            for choice in np.repeat(choices, GOAL_HOLD_ENV_STEPS):
+        if goal is not None:
+            return goal
+        seed, drawn = self._consoles[row].seed, self._drawn_goals[row]
+        if drawn is None or drawn[0] != seed:
+            drawn = self._drawn_goals[row] = (seed, self._draw_goal(seed))
+        return drawn[1]
+
+    def _draw_goal(self, seed: int) -> Glimpse:
+        choices = np.random.default_rng([seed, GOAL_STREAM]).integers(len(self._actions), size=MAX_GOAL_ENV_STEPS // GOAL_HOLD_ENV_STEPS)
+        self._scratch.reset(seed)
+        start = goal = self._scratch.glimpse()
+        for number, choice in enumerate(choices, 1):
+            for _ in range(GOAL_HOLD_ENV_STEPS):
                 self._scratch.step(int(self._actions[choice]))
-            goal = self._goals[row] = self._scratch.glimpse()
+            goal = self._scratch.glimpse()
+            labels = self._labels.read(np.stack([start.facts, goal.facts]))
+            is_elsewhere = not self.goal_label_names or self.strata(labels[:1], labels[1:])[0] >= 0
+            if is_elsewhere and number * GOAL_HOLD_ENV_STEPS >= GOAL_ENV_STEPS:
+                break
         return goal
 
     def _goal_distance(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:

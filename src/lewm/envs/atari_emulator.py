@@ -2,7 +2,8 @@
 
 ALE's own states leave three things out, which this file mends: the screen (kept by the caller), the previous bytes on the data bus and what
 half-drawn lines showed before (a frame is run and thrown away before a state is taken over). Its random numbers are not used. With ale-py 0.12.1
-frames, rewards, RAM and states continue exactly in all 104 games, but for one byte of Pitfall II's states that only its music reads.
+frames, rewards and RAM continue exactly in all 104 games, and so do the bytes of states, but for one of Pitfall II's that only its music reads and
+four of Miniature Golf's that are as they were an env step later.
 """
 
 import functools

@@ -97,8 +97,9 @@ class SceneRenderer:
     """Draws a MuJoCo model's fixed cameras into uint8 arrays; the GL context is its own until ``close``.
 
     ``profile``: ``shipped`` draws the model as it comes; ``fast`` without shadows and multisampling, which cost a software renderer most of its
-    time. ``hide`` names further things to leave out (``HIDEABLE``); with ``supersampling`` k every pixel is the mean of k x k. The model is the one that is simulated: what an episode changes in it, and
-    the profile's settings of its looks, need no copy. ``EnvError`` if no GL context can be made.
+    time. ``hide`` names further things to leave out (``HIDEABLE``); with ``supersampling`` k every pixel is the mean of k x k. The model is the one
+    that is simulated: what an episode changes in it, and the profile's settings of its looks, need no copy. ``EnvError`` if no GL context can be
+    made.
     """
 
     def __init__(self, model: Any, size_px: int, *, profile: str = "fast", hide: Sequence[str] = (), supersampling: int = 1) -> None:

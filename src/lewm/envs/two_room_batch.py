@@ -66,9 +66,10 @@ class TwoRoomBatch:
     def reset(self, seeds: Sequence[int]) -> None:
         """Start new episodes: layout, start and goal are drawn from each episode's seed; rooms independently, positions uniformly in them."""
         self._check_count("seeds", len(seeds))
-        for episode, seed in enumerate(seeds):
+        for seed in seeds:
             if not 0 <= seed < 2**64:
                 raise EnvError(f"a seed must be in [0, 2**64), got {seed}")
+        for episode, seed in enumerate(seeds):
             generator = np.random.default_rng(seed)
             moments = np.stack([self.options.draw_layout(generator)] * 2)
             moments["seed"] = seed

@@ -69,7 +69,7 @@ def settings_words(manifest: Mapping[str, Any]) -> str:
     """What a table has to say about the pairs of a result's ``"manifest"`` beside their protocol; empty where there is nothing unusual."""
     repeat = manifest.get("action_repeat", 1)
     is_rest_start = manifest.get("is_rest_start", False)
-    return (", rest start" if is_rest_start else "") + (f", 1 env step = {repeat} control steps" if repeat != 1 else "")
+    return (", rest start" if is_rest_start else "") + (f", action repeat {repeat}" if repeat != 1 else "")
 
 
 def content_sha256(result: Mapping[str, Any]) -> str:
