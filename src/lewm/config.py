@@ -50,6 +50,9 @@ class DataConfig:
     clips_per_episode: int = 1
     """Clips of a batch that come from the same episode. What stays the same through an episode (a target's place, a background) cannot tell them
     apart, so it cannot fill a batch that SIGReg wants Gaussian: raise this where such things captured the latents. Must divide train.batch_size."""
+    clips_per_env_step: int = 1
+    """Clips of a batch that start at the same env step of different episodes: the same remedy against what is a function of time alone, such as
+    traffic that runs alike in every episode. Must divide train.batch_size; only one of the two may be above 1."""
     validation_fraction: float = 0.1
     """Share of the episodes held out of training, chosen by a hash of (seed, episode id)."""
     split_seed: int = 0
@@ -59,7 +62,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _at_least(1, num_transitions=self.num_transitions, action_block=self.action_block, num_prefetched_batches=self.num_prefetched_batches)
-        _at_least(1, clips_per_episode=self.clips_per_episode)
+        _at_least(1, clips_per_episode=self.clips_per_episode, clips_per_env_step=self.clips_per_env_step)
+        _require(
+            min(self.clips_per_episode, self.clips_per_env_step) == 1,
+            f"only one of data.clips_per_episode ({self.clips_per_episode}) and data.clips_per_env_step ({self.clips_per_env_step}) may be above 1",
+        )
         _fraction(validation_fraction=self.validation_fraction)
         _seed(split_seed=self.split_seed)
 
@@ -315,10 +322,9 @@ class Config:
     planner: PlannerConfig = field(default_factory=PlannerConfig)
 
     def __post_init__(self) -> None:
-        _require(
-            self.train.batch_size % self.data.clips_per_episode == 0,
-            f"train.batch_size ({self.train.batch_size}) must be a multiple of data.clips_per_episode ({self.data.clips_per_episode})",
-        )
+        for name in ("clips_per_episode", "clips_per_env_step"):
+            size = getattr(self.data, name)
+            _require(self.train.batch_size % size == 0, f"train.batch_size ({self.train.batch_size}) must be a multiple of data.{name} ({size})")
         _require(
             self.data.num_transitions <= self.model.history_model_steps,
             f"data.num_transitions ({self.data.num_transitions}) must not exceed model.history_model_steps ({self.model.history_model_steps})",

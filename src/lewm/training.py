@@ -159,6 +159,7 @@ def _train_on_rank(
         batch_size=options.batch_size,
         seed=options.seed,
         clips_per_episode=config.data.clips_per_episode,
+        clips_per_env_step=config.data.clips_per_env_step,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     )

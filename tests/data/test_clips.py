@@ -243,6 +243,16 @@ def test_each_rank_cuts_its_slice_of_a_grouped_batch(store: EpisodeStore) -> Non
     np.testing.assert_array_equal(np.concatenate([half.start_env_step for half in halves]), whole.start_env_step)
 
 
+def test_clips_of_a_batch_come_in_groups_of_the_same_env_step(store: EpisodeStore) -> None:
+    clip = sampler(store, clips_per_env_step=4, episode_ids=store.episode_ids[[0, 2, 5]]).batch(3)
+    last = {0: 6, 2: 14, 5: 9}  # env step of each episode's last window
+    reached = [t for t, episode in zip(clip.start_env_step.tolist(), clip.episode.tolist(), strict=True) if t < last[episode]]
+    assert len(set(reached)) <= 2
+    assert len(set(clip.episode.tolist())) > 1
+
+
 def test_a_group_that_does_not_divide_the_batch_is_refused(store: EpisodeStore) -> None:
+    with pytest.raises(ConfigError, match="cannot both be above 1"):
+        sampler(store, clips_per_episode=2, clips_per_env_step=2)
     with pytest.raises(ConfigError, match=r"batch_size \(8\) must be a multiple of clips_per_episode \(3\)"):
         sampler(store, clips_per_episode=3)

@@ -103,7 +103,15 @@ def test_hash64_flips_half_of_the_bits_when_one_changes() -> None:
 def test_neighbours_are_uniform_among_the_windows_of_the_same_episode() -> None:
     index = WindowIndex(index_of([5, 9, 3, 12]), span_env_steps=4)  # 2, 6, 0 and 9 windows
     draws = hash64(np.arange(6000).reshape(2, 3000), 0)
-    first, last = index.neighbours(np.array([1, 9]), draws)
+    first, last = index.in_same_episode(np.array([1, 9]), draws)
     np.testing.assert_allclose(np.bincount(first, minlength=2) / 3000, 1 / 2, rtol=0.1)
     np.testing.assert_allclose(np.bincount(last, minlength=17)[8:] / 3000, 1 / 9, rtol=0.2)
     assert last.min() == 8
+
+
+def test_windows_of_a_time_start_at_the_same_env_step_or_are_their_episodes_last() -> None:
+    index = WindowIndex(index_of([5, 9, 3, 12]), span_env_steps=4)  # episodes 0, 1 and 3 have 2, 6 and 9 windows
+    others = index.locate(index.at_same_env_step(np.array([5]), hash64(np.arange(3000).reshape(1, 3000), 0))[0])  # window 5: env step 3 of episode 1
+    for episode, start in ((0, 1), (1, 3), (3, 3)):
+        assert set(others.start_env_step[others.episode == episode].tolist()) == {start}
+    np.testing.assert_allclose(np.bincount(others.episode, minlength=4) / 3000, [1 / 3, 1 / 3, 0, 1 / 3], atol=0.05)

@@ -32,10 +32,10 @@ class ClipSampler:
 
     The global batch k is a pure function of (seed, k) and of the episodes: batches walk through a shuffled order of all windows (a window starts at
     every env step that leaves room for it), each pass over the data in a new order. With ``clips_per_episode`` > 1 every window of that order brings
-    other windows of its own episode along, drawn uniformly, so that a batch holds fewer episodes. Within a batch, clips are in the order of the
-    dataset. Rank r of ``world_size`` cuts its slice of every batch. A stacked frame from before an episode's start is the first frame. Episodes too
-    short for a clip are left out; ``DataError`` if that leaves none. Memory grows with the number of episodes, not of windows. Safe from several
-    threads.
+    other windows of its own episode along, drawn uniformly, so that a batch holds fewer episodes; with ``clips_per_env_step`` > 1, windows that start
+    at the same env step of other episodes. Within a batch, clips are in the order of the dataset. Rank r of ``world_size`` cuts its slice of every
+    batch. A stacked frame from before an episode's start is the first frame. Episodes too short for a clip are left out; ``DataError`` if that leaves
+    none. Memory grows with the number of episodes, not of windows. Safe from several threads.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class ClipSampler:
         batch_size: int,
         seed: int,
         clips_per_episode: int = 1,
+        clips_per_env_step: int = 1,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -58,10 +59,14 @@ class ClipSampler:
             )
         if world_size < 1 or batch_size % world_size or not 0 <= rank < world_size:
             raise ConfigError(f"batch_size ({batch_size}) must be a multiple of the number of processes ({world_size}), and rank ({rank}) below it")
-        if clips_per_episode < 1 or batch_size % clips_per_episode:
-            raise ConfigError(f"batch_size ({batch_size}) must be a multiple of clips_per_episode ({clips_per_episode})")
+        for name, size in {"clips_per_episode": clips_per_episode, "clips_per_env_step": clips_per_env_step}.items():
+            if size < 1 or batch_size % size:
+                raise ConfigError(f"batch_size ({batch_size}) must be a multiple of {name} ({size})")
+        if min(clips_per_episode, clips_per_env_step) > 1:
+            raise ConfigError(f"clips_per_episode ({clips_per_episode}) and clips_per_env_step ({clips_per_env_step}) cannot both be above 1")
         self._store = store
-        self._clips_per_episode = clips_per_episode
+        self._group_size = max(clips_per_episode, clips_per_env_step)
+        self._is_grouped_by_time = clips_per_env_step > 1
         self._num_transitions, self._action_block, self._offsets = num_transitions, action_block, stack_offsets_env_steps
         self._batch_size, self._seed = batch_size, seed
         self.rank_batch_size = batch_size // world_size
@@ -87,15 +92,18 @@ class ClipSampler:
         which, row = divmod(k, BATCHES_PER_DRAW)
         number, drawn = self._drawn
         if number != which:
-            num_positions = BATCHES_PER_DRAW * self._batch_size // self._clips_per_episode
-            positions = which * num_positions + np.arange(num_positions)
-            windows = shuffled(positions, self.num_windows, self._seed)[:, None]
-            if self._clips_per_episode > 1:
-                draws = hash64(positions[:, None] * self._clips_per_episode + np.arange(1, self._clips_per_episode), self._seed)
-                windows = np.concatenate([windows, self._index.neighbours(windows[:, 0], draws)], axis=1)
+            num_groups = BATCHES_PER_DRAW * self._batch_size // self._group_size
+            windows = self._grouped(which * num_groups + np.arange(num_groups))
             drawn = np.sort(windows.reshape(BATCHES_PER_DRAW, self._batch_size), axis=1)
             self._drawn = (which, drawn)
         return np.asarray(drawn[row])
+
+    def _grouped(self, positions: np.ndarray) -> np.ndarray:
+        """The windows at some positions of the shuffled order and, beside each, the others of its group: int64 [positions, group size]."""
+        windows = shuffled(positions, self.num_windows, self._seed)
+        draws = hash64(positions[:, None] * self._group_size + np.arange(1, self._group_size), self._seed)
+        others = self._index.at_same_env_step if self._is_grouped_by_time else self._index.in_same_episode
+        return np.concatenate([windows[:, None], others(windows, draws)], axis=1)
 
     def fixed_batch(self, seed: int, num_clips: int) -> Clip[np.ndarray]:
         """The same ``num_clips`` distinct windows at every call, or all of them if there are fewer: for validation."""

@@ -58,17 +58,29 @@ class WindowIndex:
         """How many windows there are."""
         return int(self._ends[-1])
 
-    def neighbours(self, windows: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    def in_same_episode(self, windows: np.ndarray, draws: np.ndarray) -> np.ndarray:
         """For windows [n] and uint64 draws [n, k], the numbers [n, k] of k windows of the same episodes, uniform in them."""
-        which = np.searchsorted(self._ends, windows, side="right")
+        which = self._episode_of(windows)
         counts = (self._ends - self._begins)[which].astype(np.uint64)
         return np.asarray(self._begins[which, None] + (draws % counts[:, None]).astype(np.int64))
 
+    def at_same_env_step(self, windows: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """For windows [n] and uint64 draws [n, k], the numbers [n, k] of k windows that start at the same env step of drawn episodes.
+
+        An episode that is too short for that gives its last window.
+        """
+        start = windows - self._begins[self._episode_of(windows)]
+        drawn = (draws % np.uint64(len(self._begins))).astype(np.int64)
+        return np.asarray(np.minimum(self._begins[drawn] + start[:, None], self._ends[drawn] - 1))
+
     def locate(self, windows: np.ndarray) -> Windows:
         """Where the windows with these numbers [B] lie."""
-        which = np.searchsorted(self._ends, windows, side="right")
+        which = self._episode_of(windows)
         start = windows - self._begins[which]
         return Windows(self._episode[which], self._shard[which], self._offset[which] + start, start)
+
+    def _episode_of(self, windows: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._ends, windows, side="right")
 
 
 def shuffled(positions: np.ndarray, num_windows: int, seed: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from lewm.checkpoint import Checkpoint
@@ -81,9 +82,7 @@ def fit_comparison(checkpoint: Checkpoint, store: EpisodeStore, names: tuple[str
         )
     columns = [store.label_names.index(name) for name in names]
     train_ids, _ = heldout_episodes(store, checkpoint.config)
-    clips = encode_clips([checkpoint.model.eval()], store, train_ids, num_clips=num_clips, num_transitions=1, seed=0)
-    latents = clips.latents[0].reshape(-1, clips.latents[0].shape[-1])  # E T D -> n D
-    labels = clips.labels.reshape(-1, clips.labels.shape[-1])[:, columns]
+    latents, labels = _encode(checkpoint, store, train_ids, columns, num_clips)
     probe = fit_probe(latents, labels)
     if probe.is_constant.all():
         raise DataError(f"{', '.join(names)} never varied in dataset {str(store.path)!r}: nothing can be read off the latents")
@@ -97,6 +96,20 @@ def fit_comparison(checkpoint: Checkpoint, store: EpisodeStore, names: tuple[str
         "dataset_sha256": store.dataset_sha256,
     }
     return GoalComparison(kind="labels", readout=readout, about=about)
+
+
+def _encode(
+    checkpoint: Checkpoint, store: EpisodeStore, episode_ids: np.ndarray, columns: list[int], num_clips: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Latents [n, D] and labels [n, s] of frames: where frames are stacked, of moving stacks and of still ones, for goals are shown still."""
+    model = checkpoint.model.eval()
+    parts = [
+        encode_clips([model], store, episode_ids, num_clips=num_clips, num_transitions=1, seed=int(is_still), is_still=is_still)
+        for is_still in ((False, True) if len(model.observation_spec.stack_offsets_env_steps) > 1 else (False,))
+    ]
+    latents = np.concatenate([part.latents[0].reshape(-1, part.latents[0].shape[-1]) for part in parts])  # E T D -> n D
+    labels = np.concatenate([part.labels.reshape(-1, part.labels.shape[-1])[:, columns] for part in parts])
+    return latents, labels
 
 
 def goal_labels(env: str, env_options: dict[str, Any]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 Axes: n sample, D latent, s label, E clip, H context, T model step, A action block.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -205,16 +206,27 @@ def _scores(probe: LinearProbe, read: np.ndarray, labels: np.ndarray, names: Seq
 
 @torch.no_grad()
 def encode_clips(
-    models: Sequence[WorldModel], store: EpisodeStore, episode_ids: np.ndarray, *, num_clips: int, num_transitions: int, seed: int
+    models: Sequence[WorldModel],
+    store: EpisodeStore,
+    episode_ids: np.ndarray,
+    *,
+    num_clips: int,
+    num_transitions: int,
+    seed: int,
+    is_still: bool = False,
 ) -> EncodedClips:
-    """Encode ``num_clips`` clips of the episodes; frames are dropped batch by batch."""
+    """Encode ``num_clips`` clips of the episodes; frames are dropped batch by batch.
+
+    ``is_still`` repeats each frame over the stack, as goals are shown, instead of stacking the frames before it.
+    """
     model = models[0]
+    offsets = model.observation_spec.stack_offsets_env_steps
     device, size = next(model.parameters()).device, min(CLIPS_PER_BATCH, num_clips)
     sampler = ClipSampler(
         store,
         num_transitions=num_transitions,
         action_block=model.action_block,
-        stack_offsets_env_steps=model.observation_spec.stack_offsets_env_steps,
+        stack_offsets_env_steps=(0,) if is_still else offsets,
         episode_ids=episode_ids,
         batch_size=size,
         seed=seed,
@@ -227,6 +239,8 @@ def encode_clips(
         if clip.labels is None:
             raise DataError("this dataset has no labels to probe; collect one from a simulated world")
         observations = clip.observations.map(lambda array: array.to(device))
+        if is_still:
+            observations = dataclasses.replace(observations, frames=observations.frames.repeat_interleave(len(offsets), dim=-4))
         for encoded, each in zip(latents, models, strict=True):
             encoded.append(each.encode(observations).float().cpu().numpy())
         labels.append(clip.labels.numpy())
