@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lewm.envs.base import GoalEnvBatch
+from lewm.envs.base import EpisodeError, GoalEnvBatch
 from toy_world import ToyWalk, ToyWalkBatch
 
 
@@ -38,4 +38,30 @@ class DeadlyWalkBatch(ToyWalkBatch):
             if self._is_cured_by_death:
                 self._cure.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+
+
+class DivergingWalk(ToyWalk):
+    """A toy walk with one seed that it cannot go on with."""
+
+    @classmethod
+    def make_batch(cls, num_envs: int, **options: Any) -> GoalEnvBatch:
+        return DivergingWalkBatch(num_envs, **options)
+
+
+class DivergingWalkBatch(ToyWalkBatch):
+    """``EpisodeError`` at the third env step of the episode of ``bad_seed``."""
+
+    def __init__(self, num_envs: int, *, bad_seed: int) -> None:
+        super().__init__(num_envs)
+        self._bad_seed = bad_seed
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        super().reset(seeds)
+        self._is_bad = self._bad_seed in seeds
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        answer = super().step(actions)
+        if self._is_bad and (self._now["env_step"] == 3).any():
+            raise EpisodeError("it diverged")
         return answer

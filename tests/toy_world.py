@@ -34,6 +34,11 @@ class ToyWalk(GoalEnv):
         return ToyWalkBatch(num_envs, **options)
 
 
+def family(member: str) -> type[ToyWalk]:
+    """A family of one: ``walk``."""
+    return {"walk": ToyWalk}[member]
+
+
 class ToyWalkBatch:
     """Options: ``kind`` of the actions (discrete or continuous), ``size_px`` of the frames, ``max_env_steps`` of an episode, ``action_repeat``."""
 

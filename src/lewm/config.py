@@ -50,6 +50,8 @@ class DataConfig:
     clips_per_episode: int = 1
     """Clips of a batch that come from the same episode. What stays the same through an episode (a target's place, a background) cannot tell them
     apart, so it cannot fill a batch that SIGReg wants Gaussian: raise this where such things captured the latents. Must divide train.batch_size."""
+    group_span_env_steps: int | None = None
+    """With clips_per_episode: how far apart, at most, the clips of an episode start; then what changes slowly cannot tell them apart either."""
     clips_per_env_step: int = 1
     """Clips of a batch that start at the same env step of different episodes: the same remedy against what is a function of time alone, such as
     traffic that runs alike in every episode. Must divide train.batch_size; only one of the two may be above 1."""
@@ -62,6 +64,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _at_least(1, num_transitions=self.num_transitions, action_block=self.action_block, num_prefetched_batches=self.num_prefetched_batches)
+        _at_least(1, group_span_env_steps=1 if self.group_span_env_steps is None else self.group_span_env_steps)
         _at_least(1, clips_per_episode=self.clips_per_episode, clips_per_env_step=self.clips_per_env_step)
         _require(
             min(self.clips_per_episode, self.clips_per_env_step) == 1,
@@ -276,7 +279,8 @@ class PlannerConfig:
     smoothing_window_env_steps: int = 4
     """Length of that moving average (continuous actions)."""
     use_bounds: bool = True
-    """Keep imagined and executed actions within the world's bounds (in env units); the Gaussian itself is refitted on unclamped samples."""
+    """Imagine actions within the world's bounds only (in env units); the Gaussian itself is refitted on unclamped samples. Executed actions are
+    always within them. Discrete actions have no bounds."""
     use_warm_start: bool = False
     """Start from the rest of the previous plan (discrete: half of the probability goes to it, half to all choices alike)."""
     history_model_steps: int = 1

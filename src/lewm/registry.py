@@ -66,11 +66,15 @@ class Table:
 
     def entry(self, name: str) -> Entry:
         """The entry called ``name``; ``UnknownNameError`` with a suggestion if there is none."""
+        return self.matched(name)[1]
+
+    def matched(self, name: str) -> tuple[str, Entry]:
+        """What answers for ``name``: its own entry or its family's, and what that is called; ``UnknownNameError`` if there is none."""
         self._read_entry_points()
         key = self._key(name)
         if key is None:
             raise UnknownNameError(f"unknown {self.kind} {name!r}.{did_you_mean(name, self._entries)}")
-        return self._entries[key]
+        return key, self._entries[key]
 
     def load(self, name: str) -> Any:
         """Import and return what ``name`` stands for; ``MissingExtraError`` names the extra when its package is not installed."""
@@ -103,6 +107,11 @@ class Table:
         if name in self._entries:
             raise ConfigError(f"{self.kind} {name!r} is already registered as {self._entries[name].target}; choose another name")
         self._entries[name] = entry
+
+    def adopt(self, name: str, entry: Entry) -> None:
+        """Add what ``matched`` found in another process, unless it is here too."""
+        self._read_entry_points()
+        self._entries.setdefault(name, entry)
 
     def _key(self, name: str) -> str | None:
         if name in self._entries:

@@ -160,6 +160,7 @@ def _train_on_rank(
         seed=options.seed,
         clips_per_episode=config.data.clips_per_episode,
         clips_per_env_step=config.data.clips_per_env_step,
+        group_span_env_steps=config.data.group_span_env_steps,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
     )

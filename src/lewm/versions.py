@@ -1,15 +1,39 @@
 """Which software and hardware made a file."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+SIMULATORS = {"dmc/": ("mujoco", "dm-control"), "atari/": ("ale-py",)}
+"""The packages that simulate a family of worlds: with another version of them the same actions may lead elsewhere."""
 
 
 def versions() -> dict[str, str]:
-    """Versions of lewm, Python and the packages that can change a number."""
+    """Versions of lewm, Python, the packages that can change a number and, where they are installed, the simulators; imports none of them."""
     names = ("lewm", "torch", "numpy", "gymnasium")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+    found = {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+    return found | _installed([name for names in SIMULATORS.values() for name in names])
+
+
+def other_simulators(env: str, recorded: Mapping[str, Any]) -> str:
+    """How the simulators of a world differ from those that a file records, in words; empty where they do not, or where it records none."""
+    names = [name for family, needs in SIMULATORS.items() if env.startswith(family) for name in needs]
+    here = _installed(names)
+    return ", ".join(
+        f"{name} {recorded[name]} there and {here.get(name, 'none')} here" for name in names if name in recorded and recorded[name] != here.get(name)
+    )
+
+
+def _installed(names: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def hardware() -> str:

@@ -94,7 +94,9 @@ def test_the_threads_of_torch_are_as_before_afterwards():
 
 def test_an_unknown_name_is_refused_before_anything_is_measured():
     done = []
-    with pytest.raises(UnknownNameError, match=r"unknown bench 'clip'\. Did you mean 'clips'\? Known: clips, plan, render, sigreg, train"):
+    with pytest.raises(
+        UnknownNameError, match=r"unknown bench 'clip'\. Did you mean 'clips'\? Known: clips, collect, mujoco, plan, render, sigreg, train"
+    ):
         run_benches(["plan", "clip"], QUICK, done=lambda *arguments: done.append(arguments))
     assert not done
 
@@ -191,3 +193,17 @@ def test_a_straight_rollout_forgets_what_has_left_its_window():
 def test_peak_memory_of_the_literal_formula_is_at_least_its_angles():
     sizes = (2, 64, 32, 256)
     assert memory.peak_growth_bytes("reference", sizes) >= 2 * 64 * 256 * 17 * 4
+
+
+@pytest.mark.atari
+def test_the_raw_emulators_are_made_before_they_are_timed_and_go_on_from_round_to_round():
+    from lewm.bench.collect import _RawAtari
+
+    raw = _RawAtari("pong", 2, 3)
+    try:
+        first = raw._envs.step(raw._actions[0])[0].copy()
+        for _ in range(10):
+            raw()
+        assert (raw._envs.step(raw._actions[0])[0] != first).any()
+    finally:
+        raw.close()

@@ -100,3 +100,39 @@ def test_list_shows_the_members_of_a_family_when_asked_for_worlds(capsys):
     assert "dmc/reacher-easy" in capsys.readouterr().out
     assert main(["list"]) == 0
     assert "dmc/walker-run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--episodes", "0"), "episodes must be at least 1, got 0"),
+        (("--workers", "0"), "workers must be at least 1, got 0"),
+        (("--seed", "-1"), "seed must be at least 0, got -1"),
+        (("--env-option", "size-px=24"), "--env-option size_px was given twice, the second time as 'size-px=24'"),
+        (("--env-option", "name=x"), "env 'two-room' has no option 'name'"),
+        (("--env-option", "num_envs=3"), "env 'two-room' has no option 'num_envs'"),
+        (("--policy-option", "env=x"), "unknown option 'env' of policy 'expert'"),
+        (("--policy-option", "name=x"), "unknown option 'name' of policy 'expert'"),
+        (("--resume", "--seed", "1"), "was made with collection.seed 0, not 1"),
+        (("--resume", "--episodes", "1"), "already has more than 1 episodes"),
+    ],
+)
+@pytest.mark.parametrize("is_dry", [True, False])
+def test_a_dry_run_refuses_what_the_run_would(capsys, tmp_path, words, sentence, is_dry):
+    basics = ["collect", "two-room", "--out", f"{tmp_path}/d", "--max-env-steps", "5", "--env-option", "size_px=16"]
+    if "--resume" in words:
+        assert main([*basics, "--episodes", "2"]) == 0
+        capsys.readouterr()
+    dry = ["--dry-run"] if is_dry else []
+    assert main([*basics, *([] if "--episodes" in words else ["--episodes", "2"]), *words, *dry]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.atari
+def test_the_screen_itself_and_another_spelling_can_be_asked_for(capsys, tmp_path):
+    words = ["atari/ms_pacman", "--preset", "mspacman-laptop", "--episodes", "1", "--max-env-steps", "2", "--env-option", "size_px=native"]
+    assert main(["collect", *words, "--out", f"{tmp_path}/d"]) == 0
+    meta = meta_of(tmp_path / "d")
+    assert meta["env"]["options"] == {"size_px": None}
+    assert meta["env"]["name"] == "atari/ms_pacman"
+    assert meta["observation_spec"]["height_px"] == 210

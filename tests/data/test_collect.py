@@ -1,6 +1,8 @@
 """Collection: the same data whatever the batch size, the number of workers and the interruptions."""
 
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lewm.data.collect import CollectionProgress, collect
+from lewm.data.collect import CollectionProgress, collect, prepare
 from lewm.data.episodes import EpisodeStore
 from lewm.errors import ConfigError, DataError, EnvError, UnknownNameError
 from lewm.seeds import episode_seed
@@ -187,3 +189,70 @@ def test_a_killed_collection_resumes_without_losing_a_finished_shard(tmp_path: P
     resumed.verify()
     assert {name: (shards / name).stat().st_ino for name in finished} == finished  # not written anew
     assert not list(shards.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
+        ({"seed": True}, "seed must be a whole number, got True"),
+        ({"max_env_steps": 2.5}, "max_env_steps must be a whole number, got 2.5"),
+        ({"workers": 0}, "workers must be at least 1, got 0"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    for check in (collect, prepare):
+        with pytest.raises(ConfigError, match=message):
+            check("toy-walk", tmp_path / "d", **({"episodes": 2} | changes))
+    assert not (tmp_path / "d").exists()
+
+
+def test_preparing_refuses_what_collecting_would(tmp_path: Path) -> None:
+    collect_toy(tmp_path / "d", episodes=3)
+    settings: dict[str, Any] = {"policy": "random", "max_env_steps": 40, "episodes": 3}
+    with pytest.raises(DataError, match="already exists"):
+        prepare("toy-walk", tmp_path / "d", **settings)
+    for changes, message in (({"seed": 1}, r"was made with collection\.seed 0, not 1"), ({"episodes": 2}, "already has more than 2 episodes")):
+        with pytest.raises(DataError, match=message):
+            prepare("toy-walk", tmp_path / "d", resume=True, **(settings | changes))
+    assert prepare("toy-walk", tmp_path / "d", resume=True, **settings).collection == {"seed": 0, "max_env_steps": 40}
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [pytest.param("dmc/reacher-easy", "expert", marks=pytest.mark.mujoco), pytest.param("atari/pong", "random", marks=pytest.mark.atari)],
+)
+def test_workers_change_no_byte_of_a_simulator(tmp_path: Path, name: str, policy: str) -> None:
+    settings: dict[str, Any] = {"episodes": 2, "max_env_steps": 5, "policy": policy, "env_options": {"size_px": 16}}
+    alone, together = (collect(name, tmp_path / str(workers), workers=workers, batch_size=1, **settings) for workers in (1, 2))
+    files = [{str(path.relative_to(store.path)): path.read_bytes() for path in (store.path / "shards").rglob("*.npy")} for store in (alone, together)]
+    assert files[0] == files[1]
+    assert len(files[0]) >= 4
+    assert alone.dataset_sha256 == together.dataset_sha256
+
+
+@pytest.mark.mujoco
+def test_continuing_with_another_release_or_renderer_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings: dict[str, Any] = {"max_env_steps": 2, "policy": "random", "env_options": {"size_px": 16}}
+    collect("dmc/reacher-easy", tmp_path / "d", episodes=1, **settings)
+    collect("dmc/reacher-easy", tmp_path / "d", episodes=1, resume=True, **settings)
+    assert not caplog.records
+    file = tmp_path / "d/meta.json"
+    meta = json.loads(file.read_text())
+    meta["provenance"]["versions"]["mujoco"] = "1.2.3"
+    meta["provenance"]["rendering"]["gl_renderer"] = "a pencil"
+    file.write_text(json.dumps(meta))
+    collect("dmc/reacher-easy", tmp_path / "d", episodes=2, resume=True, **settings)
+    assert re.search(r"continued with other software.*: mujoco 1\.2\.3 there and \S+ here, rendering .*a pencil.* there and .* here", caplog.text)
+
+
+@pytest.mark.atari
+def test_a_game_may_be_spelled_another_way_when_it_is_continued(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"max_env_steps": 2, "policy": "random", "env_options": {"size_px": 16}}
+    store = collect("atari/mspacman", tmp_path / "d", episodes=1, **settings)
+    assert store.env["name"] == "atari/ms_pacman"
+    file = tmp_path / "d/meta.json"
+    file.write_text(file.read_text().replace("ms_pacman", "mspacman"))  # as earlier versions recorded it
+    for spelling in ("mspacman", "ms_pacman"):
+        assert len(collect(f"atari/{spelling}", tmp_path / "d", episodes=2, resume=True, **settings)) == 2

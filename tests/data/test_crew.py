@@ -16,6 +16,7 @@ import pytest
 
 from lewm.data.collect import CollectionProgress, collect
 from lewm.data.episodes import EpisodeStore
+from lewm.envs.base import EpisodeError
 from lewm.errors import DataError, EnvError
 from lewm.registry import ENVS, POLICIES, Entry, register
 from lewm.seeds import episode_seed
@@ -99,6 +100,25 @@ def test_an_error_of_the_world_in_a_worker_is_raised_here(tmp_path: Path) -> Non
     with pytest.raises(EnvError, match="the policy 'ou' needs continuous actions and this world's are of kind 'discrete'"):
         collect("toy-walk", tmp_path / "a", episodes=8, policy="ou", workers=2)
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_episodes_that_the_world_cannot_go_on_with_are_named_and_all_other_shards_kept(tmp_path: Path, workers: int) -> None:
+    if "diverging-walk" not in ENVS:
+        ENVS.add("diverging-walk", Entry(target="deadly_world:DivergingWalk", summary="the tests' own world that diverges"))
+    seed = episode_seed("training", 0, 7)
+    settings: dict[str, Any] = {"episodes": 20, "max_env_steps": 40, "env_options": {"bad_seed": seed}, "workers": workers, "batch_size": 1}
+    with pytest.raises(EpisodeError, match=rf"could not go on with episodes 7 to 7 \(seeds {seed}\): it diverged\. All finished shards are kept"):
+        collect("diverging-walk", tmp_path / "a", **settings)
+    assert sorted(path.name for path in (tmp_path / "a/shards").iterdir()) == ["00000", "00002", "00003"]
+    assert not list((tmp_path / "a").glob(".writing-*"))
+
+
+def test_a_family_registered_at_run_time_is_known_in_the_workers(tmp_path: Path) -> None:
+    if "my/" not in ENVS:
+        ENVS.add("my/", Entry(target="toy_world:family", summary="the tests' own family"))
+    mine = collect("my/walk", tmp_path / "a", episodes=4, workers=2)
+    assert files_of(mine) == files_of(collect("toy-walk", tmp_path / "b", episodes=4))
 
 
 def test_a_policy_registered_at_run_time_is_known_in_the_workers(tmp_path: Path) -> None:

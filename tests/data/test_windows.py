@@ -107,6 +107,9 @@ def test_neighbours_are_uniform_among_the_windows_of_the_same_episode() -> None:
     np.testing.assert_allclose(np.bincount(first, minlength=2) / 3000, 1 / 2, rtol=0.1)
     np.testing.assert_allclose(np.bincount(last, minlength=17)[8:] / 3000, 1 / 9, rtol=0.2)
     assert last.min() == 8
+    near = index.in_same_episode(np.array([1, 9]), draws, span_env_steps=2)
+    assert set(near[0].tolist()) == {0, 1}
+    assert set(near[1].tolist()) == {8, 9, 10, 11}
 
 
 def test_windows_of_a_time_start_at_the_same_env_step_or_are_their_episodes_last() -> None:

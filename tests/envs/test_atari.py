@@ -367,3 +367,13 @@ def test_an_environment_without_an_episode_or_closed_says_so() -> None:
     batch.close()
     with pytest.raises(EnvError, match="was closed"):
         batch.reset([0])
+
+
+def test_native_is_a_word_for_the_screen_itself() -> None:
+    assert make("pong", size_px="native").observation_spec == make("pong", size_px=None).observation_spec
+
+
+@pytest.mark.parametrize("goal_labels", [5, None, "player_x", [1]])
+def test_goal_labels_that_are_no_names_are_refused(goal_labels: object) -> None:
+    with pytest.raises(EnvError, match="goal_labels must be a list of label names"):
+        make("pong", goal_labels=goal_labels)

@@ -208,8 +208,9 @@ def test_a_goal_is_solved_in_its_own_state_and_looks_like_it_or_is_refused_where
 
 def test_the_goal_that_a_reset_draws_is_not_where_episodes_start(world: World) -> None:
     world.batch.reset(SEEDS)
+    is_solved = world.batch.is_solved()
     # In a game the goal is where chance leads, which now and then is no way off.
-    assert not world.batch.is_solved().all()
+    assert not (is_solved.all() if world.name.startswith("atari/") else is_solved.any())
 
 
 def test_a_pair_of_equal_labels_is_in_no_stratum_and_a_solved_pair_neither(world: World) -> None:

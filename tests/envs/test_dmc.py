@@ -1,5 +1,7 @@
 """The Control Suite family: exact states, the suite's own steps, goals and predicates, refusals."""
 
+import dataclasses
+import functools
 import itertools
 
 import gymnasium
@@ -7,10 +9,11 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from lewm.envs.base import make_batch, make_env
+from lewm.envs.base import EpisodeError, make_batch, make_env
 from lewm.envs.dmc import task_env, task_names
 from lewm.envs.dmc_goals import FAR_TOLERANCES, GOALS, LabelTable, Predicate
 from lewm.envs.dmc_simulator import Simulator, load_suite
+from lewm.envs.dmc_states import pack
 from lewm.errors import EnvError, UnknownNameError
 
 pytestmark = pytest.mark.mujoco
@@ -217,6 +220,9 @@ def test_the_gymnasium_environment_passes_gymnasiums_own_check():
         ({"cameras": "fixed"}, "cameras must be a list or tuple"),
         ({"cameras": ()}, "cameras must be one or more different ones"),
         ({"rendering": "quick"}, "rendering must be one of fast, shipped"),
+        ({"hide": [["haze"]]}, "hide must hold names only"),
+        ({"hide_geoms": [1]}, "hide_geoms must hold names only"),
+        ({"success": {}}, "success must be the name of a predicate, got {}"),
         ({"hide": ("hase",)}, "unknown thing 'hase'. Did you mean 'haze'"),
         ({"hide_geoms": ("tarket",)}, "no geom 'tarket' to hide. Did you mean 'target'"),
         ({"success": "qpos"}, "cannot be 'qpos'. Did you mean 'qpos-match'"),
@@ -287,9 +293,60 @@ def test_a_simulation_that_diverges_is_an_error_and_leaves_the_batch_as_it_was()
     fast = simulator.with_part(batch._now[1], qvel=9e9)
     batch._take_over([batch._now[0], fast], batch._goals)
     before = batch.get_states()
-    with pytest.raises(EnvError, match="the simulation diverged"):
+    with pytest.raises(EpisodeError, match=r"the simulation diverged: .* \(episode 1 of 0 to 1\)"):
         batch.step(np.zeros((2, 6)))
     assert batch.get_states() == before
+
+
+def test_an_episode_that_is_over_stays_as_it_is_and_cannot_spoil_the_others():
+    batch, alone = started("reacher-easy", is_terminated_on_success=True), started("reacher-easy", (1,))
+    states = batch.at_rest(batch.get_states())
+    batch.set_states(states)
+    batch.set_goals([states[0], states[0]])
+    alone.set_states(states[:1])
+    batch._goal_labels[0] += 1.0  # not solved
+    batch._goal_labels[1] = batch.labels()[1]
+    terminated = batch.step(np.zeros((2, 2)))[1]
+    assert terminated.tolist() == [False, True]
+    alone.step(np.zeros((1, 2)))
+    batch._now[1] = batch._simulator.with_part(batch._now[1], qvel=9e9)  # would diverge
+    over = batch.get_states()[1]
+    for action in random_actions(batch, 3):
+        rewards, terminated = batch.step(action)
+        alone.step(action[:1])
+        assert (rewards[1], terminated.tolist()) == (0, [False, True])
+    assert batch.get_states()[1] == over
+    np.testing.assert_array_equal(batch.labels()[0], alone.labels()[0])
+    batch.set_states(states)
+    batch.step(random_actions(batch, 1)[0])
+    assert batch.get_states()[1] != over
+
+
+def test_a_field_that_no_reset_varies_and_one_that_is_not_finite_are_refused_in_a_state():
+    batch = started("reacher-easy", (1,))
+    now, (state,) = batch._now[0], batch.get_states()
+    indices = batch._simulator.field("geom_bodyid")
+    infinite = {"geom_pos": np.full_like(now.variation["geom_pos"], np.inf)}
+    for variation, message in (({"geom_bodyid": indices + 10**6}, "'geom_bodyid' is none that differs"), (infinite, "'geom_pos' is not finite")):
+        foreign = pack(batch.name, dataclasses.replace(now, variation=variation), now)
+        with pytest.raises(EnvError, match=message):
+            batch.set_states([foreign])
+        with pytest.raises(EnvError, match=message):
+            batch.set_goals([foreign])
+    assert batch.get_states() == [state]
+
+
+def test_nothing_can_be_asked_of_a_closed_environment():
+    batch = started("reacher-easy", (1,))
+    states = batch.get_states()
+    batch.close()
+    asks = (batch.labels, batch.goal_labels, batch.observe, batch.observe_goals, batch.get_states, batch.is_truncated, batch.is_solved)
+    takes = (batch.set_states, batch.set_goals, batch.at_rest)
+    for ask in (*asks, batch.rendering_description, *(functools.partial(take, states) for take in takes), functools.partial(batch.reset, [1])):
+        with pytest.raises(EnvError, match="was closed"):
+            ask()
+    with pytest.raises(EnvError, match="was closed"):
+        batch.step(np.zeros((1, 2)))
 
 
 def test_nothing_can_be_asked_before_the_first_reset():

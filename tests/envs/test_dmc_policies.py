@@ -67,6 +67,8 @@ def test_an_expert_refuses_other_worlds_bad_options_and_steps_beyond_its_reset()
         ReacherExpert(action_noise=float("nan"))
     with pytest.raises(EnvError, match="hold_env_steps must be at least 1"):
         ReacherExpert(hold_env_steps=0)
+    with pytest.raises(EnvError, match="hold_env_steps must be a whole number, got '9'"):
+        ReacherExpert(hold_env_steps="9")
     batch = make_batch("dmc/reacher-easy", 1)
     batch.reset([1])
     policy = ReacherExpert()
@@ -74,6 +76,24 @@ def test_an_expert_refuses_other_worlds_bad_options_and_steps_beyond_its_reset()
     policy.act(batch)
     with pytest.raises(EnvError, match="asked for one more"):
         policy.act(batch)
+
+
+@pytest.mark.mujoco
+@pytest.mark.parametrize("is_wrapped", [True, False])
+def test_the_noiseless_expert_undoes_full_turns_only_where_they_count(is_wrapped):
+    batch = make_batch("dmc/reacher-easy", 1, is_wrapped=is_wrapped)
+    batch.reset([1])
+    (state,) = batch.get_states()
+    goal = batch._simulator.at_rest(batch._now[0])
+    qpos = batch._simulator.part(goal, "qpos").copy()
+    batch._take_over_goals([batch._simulator.with_part(goal, qpos=qpos + np.array([4.0, 0.0]))])  # nearer by -2.28 rad
+    policy = ReacherNoiselessExpert()
+    policy.reset(batch, [1], 60)
+    assert np.sign(policy.act(batch)[0, 0]) == (-1 if is_wrapped else 1)
+    for _ in range(60):
+        batch.step(policy.act(batch))
+    assert batch.is_solved().all()
+    assert batch.get_states() != [state]
 
 
 def coloured(num_envs, num_env_steps, low=(-1.0, -4.0), high=(1.0, 0.0), **options):

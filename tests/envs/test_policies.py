@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lewm.envs.policies import POLICIES, BlockRandomPolicy, RandomPolicy
+from lewm.envs.policies import POLICIES, BlockRandomPolicy, OUPolicy, RandomPolicy
 from lewm.envs.two_room import TwoRoom, TwoRoomBatch
 from lewm.envs.two_room_policies import ExpertPolicy, NoiselessExpertPolicy
 from lewm.errors import EnvError
@@ -188,3 +188,22 @@ def test_the_expert_repeats_its_previous_action_as_often_as_asked():
 def test_noisy_experts_never_share_noise_between_episodes():
     _, actions, _ = roll(ExpertPolicy(), [0, 1], 50)
     assert (actions[:, 0] == actions[:, 1]).all(-1).mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (BlockRandomPolicy, {"hold_env_steps": 2.5}, "hold_env_steps must be a whole number, got 2.5"),
+        (BlockRandomPolicy, {"hold_env_steps": True}, "hold_env_steps must be a whole number, got True"),
+        (BlockRandomPolicy, {"hold_env_steps": "5"}, "hold_env_steps must be a whole number, got '5'"),
+        (OUPolicy, {"theta": "slow"}, r"theta must be in \(0, 1\], where 1 is white noise, got 'slow'"),
+        (OUPolicy, {"std": None}, r"std must be in \(0, 10\] halves of the action range, got None"),
+        (ExpertPolicy, {"action_noise": float("inf")}, "action_noise must be at least 0, got inf"),
+        (ExpertPolicy, {"action_noise": []}, r"action_noise must be at least 0, got \[\]"),
+        (ExpertPolicy, {"retarget": 1}, "retarget must be true or false, got 1"),
+        (NoiselessExpertPolicy, {"retarget": "yes"}, "retarget must be true or false, got 'yes'"),
+    ],
+)
+def test_an_option_of_another_kind_is_refused(make, options, message):
+    with pytest.raises(EnvError, match=message):
+        make(**options)

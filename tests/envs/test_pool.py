@@ -28,6 +28,11 @@ WORLDS: dict[str, dict[str, Any]] = {
     "toy-walk": {"max_env_steps": 3},
     "two-room": {"size_px": 24, "vary": ("pixel_noise_std", "door_y_px"), "max_env_steps": 3},
 }
+EXTRA_WORLDS = [
+    pytest.param("dmc/quadruped-walk", {"size_px": 16}, marks=pytest.mark.mujoco),
+    pytest.param("atari/pong", {"size_px": 16}, marks=pytest.mark.atari),
+]
+"""Each has something of its own: float64 bounds that float32 rounds up; emulators."""
 
 
 def some_actions(batch: GoalEnvBatch, env_step: int) -> np.ndarray:
@@ -89,6 +94,38 @@ def test_a_pool_answers_everything_as_the_plain_batch_does(name: str, workers: i
     assert pool.at_rest(middle[:2]) == plain.at_rest(middle[:2])
     labels = plain.labels()
     np.testing.assert_array_equal(pool.strata(labels, labels[::-1]), plain.strata(labels, labels[::-1]))
+
+
+@pytest.mark.parametrize(("name", "options"), EXTRA_WORLDS)
+def test_a_pool_of_simulators_gives_what_one_process_does(name: str, options: dict[str, Any], new_pool: Callable[..., PooledBatch]) -> None:
+    pool, plain = new_pool(name, 2, 2, **options), make_batch(name, 2, **options)
+    for batch in (pool, plain):
+        batch.reset([11, 12])
+    spec = plain.action_spec
+    for env_step in range(4):
+        actions = some_actions(plain, env_step) if env_step or spec.kind == "discrete" else np.array([spec.high] * 2, np.float32)
+        for answer, expected in zip(pool.step(actions), plain.step(actions), strict=True):
+            np.testing.assert_array_equal(answer, expected)
+    assert_same_worlds(pool, plain)
+    plain.close()
+
+
+def test_a_family_that_only_the_parent_knows_is_made_in_the_workers(new_pool: Callable[..., PooledBatch]) -> None:
+    if "my/" not in ENVS:
+        ENVS.add("my/", Entry(target="toy_world:family", summary="the tests' own family"))
+    pool, plain = new_pool("my/walk", 2, 2), make_batch("toy-walk", 2)
+    for batch in (pool, plain):
+        batch.reset([1, 2])
+    assert_same_worlds(pool, plain)
+
+
+def test_an_array_of_another_kind_is_not_drawn_into(new_pool: Callable[..., PooledBatch]) -> None:
+    pool = new_pool("toy-walk", 2, 1)
+    pool.reset([1, 2])
+    frames = pool.observe().frames
+    for out in (np.zeros(frames.shape, np.float32), np.zeros((1, *frames.shape[1:]), np.uint8)):
+        with pytest.raises(EnvError, match=r"out must be uint8 \(2, 2, 4, 5, 3\), got"):
+            pool.observe(out=out)
 
 
 def test_frames_are_drawn_into_the_given_array_and_belong_to_the_caller(new_pool: Callable[..., PooledBatch]) -> None:

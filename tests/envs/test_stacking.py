@@ -59,3 +59,13 @@ def test_wrong_offsets_and_states_without_a_past_are_refused():
         stacked.set_state(longer.get_state())
     with pytest.raises(EnvError, match="not a state of 'two-room'"):
         plain.set_state(stacked.get_state())
+
+
+def test_a_state_that_is_refused_leaves_the_kept_frames_alone():
+    env, other = make(stack_offsets_env_steps=(-1, 0)), make(stack_offsets_env_steps=(-1, 0))
+    for seed, each in enumerate((env, other)):
+        each.reset(seed=seed)
+    before, foreign = env.get_state(), other.get_state()
+    with pytest.raises(EnvError, match="not a state of 'two-room'"):
+        env.set_state(foreign.replace(b"two-room", b"two-roam", 1))
+    assert env.get_state() == before

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ from lewm.evaluation.atari_probing import (
     not_comparable,
     split_frames,
 )
+from lewm.evaluation.classification import cross_entropies
 from lewm.evaluation.labelled_frames import LabelledFrames
+from lewm.evaluation.supervised import observations_of, train_supervised
 from lewm.models.world_model import WorldModel
 from lewm.schema import ActionSpec, Episode, Observation, ObservationSpec
 
@@ -216,21 +219,23 @@ def test_a_game_without_new_test_frames_is_refused(new_store: Callable[..., Epis
 def test_a_latent_that_holds_the_labels_scores_one(store: EpisodeStore, config: Config) -> None:
     oracle: Any = Oracle(store)
     result = evaluate_atari_labels(oracle, store, config=config)
-    assert result["mean_f1"] > 0.99
+    assert result["converged_mean_f1"] > 0.99
     assert set(result["encoders"]["lewm"]["labels"]) == {"player_x", "ball_y"}
     assert result["encoders"]["majority"]["mean_f1"] < 0.05
     assert result["encoders"]["untrained"]["mean_f1"] < 0.8
     assert set(result["dropped_labels"]) == {"room_number", "lives", "speed"}
     assert result["frames"]["num_training_frames"] == 14 * 41
     assert result["frames"]["num_duplicate_test_frames"] == 0
+    assert result["frames"]["num_heldout_test_frames"] == 41 * result["frames"]["num_heldout_test_episodes"] < result["frames"]["num_test_frames"]
 
 
 def test_the_supervised_reference_beats_the_untrained_networks(new_store: Callable[..., EpisodeStore], model: WorldModel, config: Config) -> None:
     result = evaluate_atari_labels(model, new_store(num_episodes=50), config=config, supervised_steps=250)
     f1 = {name: scores["mean_f1"] for name, scores in result["encoders"].items()}
+    converged = result["encoders"]["untrained"]["converged"]["mean_f1"]
     assert f1["supervised"] > 0.8
-    assert f1["supervised"] > f1["untrained"] + 0.1
-    assert f1["untrained"] > f1["majority"] + 0.1
+    assert f1["supervised"] > converged + 0.1
+    assert converged > f1["majority"] + 0.1
     assert result["relative_f1"] == pytest.approx((f1["lewm"] - f1["untrained"]) / (f1["supervised"] - f1["untrained"]))
 
 
@@ -249,6 +254,33 @@ def test_comparability_says_all_that_differs(store: EpisodeStore) -> None:
     assert not_comparable(store, 50_000, (0,)) == ["frames are 16x16, AtariARI's 210x160"]
     reasons = not_comparable(store, 820, (-1, 0))
     assert reasons[1:] == ["820 frames instead of 50,000", "2 frames are stacked"]
+    assert "60,000 frames instead of 50,000" in not_comparable(store, 60_000, (0,))
+    other = EpisodeStore(store.path)
+    options = {"repeat_action_probability": 0.25, "full_action_space": True, "is_max_pooled": False, "frame_skip": 4}
+    other.meta = replace(other.meta, env=other.env | {"options": options})
+    assert not_comparable(other, 50_000, (0,))[1:] == [
+        "actions are sticky (repeat_action_probability 0.25)",
+        "the full action space is used instead of the minimal one",
+        "frames are not the maximum of two emulator frames",
+    ]
+
+
+def test_the_supervised_reference_keeps_the_weights_with_the_lowest_validation_loss(store: EpisodeStore, model: WorldModel, config: Config) -> None:
+    frames, parts = split_frames(store, config, (0,), 10_000)
+    training, validation = (np.flatnonzero(parts == part) for part in (TRAINING, VALIDATION))
+    values = np.random.default_rng(0).integers(0, 8, (len(frames), 2))  # nothing to learn: the longer, the worse
+    data = training[:128], values[training[:128]], validation, values[validation]
+    reference = train_supervised(model, frames, *data, config=config, num_steps=30)
+    steps, losses = zip(*reference.validation_curve, strict=True)
+    assert steps == tuple(range(3, 31, 3))
+    assert reference.kept_step == steps[int(np.argmin(losses))] < 30
+    assert not reference.is_still_falling
+    with torch.no_grad():
+        logits = reference.heads(reference.model.encode(observations_of(frames, validation, reference.model)))
+    codes = torch.from_numpy(reference.classes.encode(values[validation]))
+    assert float(cross_entropies(logits, codes, reference.classes.sizes).mean()) == pytest.approx(min(losses), rel=1e-4)
+    assert replace(reference, validation_curve=((1, 3.0), (2, 2.0))).is_still_falling
+    assert not replace(reference, validation_curve=((1, 3.0), (2, 2.99))).is_still_falling
 
 
 def test_settings_that_make_no_sense_are_refused(store: EpisodeStore, model: WorldModel, config: Config) -> None:
@@ -266,6 +298,7 @@ def test_the_command_prints_a_table_and_writes_the_result(
     shown = capsys.readouterr().out
     written = json.loads((tmp_path / "labels.json").read_text())
     assert written["settings"]["supervised"]["num_steps"] == 3
+    assert [look["step"] for look in written["encoders"]["supervised"]["validation_curve"]] == [1, 2, 3]
     assert written["seed"] == 4
     assert written["frames"]["num_frames"] == 500
     assert written["is_training_dataset"] is True
@@ -273,3 +306,5 @@ def test_the_command_prints_a_table_and_writes_the_result(
     assert mean.split()[4:] == [f"{scores['mean_f1']:.3f}" for scores in written["encoders"].values()]
     assert "not comparable with AtariARI's published numbers: frames are 16x16" in shown
     assert "the run was trained, without labels, on this dataset" in shown
+    assert (written["env"], written["action_repeat"]) == ("atari/made-up", 4)
+    assert shown.rstrip().splitlines()[-1] == "atari/made-up, action repeat 4"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lewm.errors import DataError
-from lewm.evaluation.classification import UNSEEN, cross_entropies, find_classes, fit_softmax_probe, value_entropy, weighted_f1
+from lewm.evaluation.classification import CONVERGED, ORIGINAL, UNSEEN, cross_entropies, find_classes, fit_softmax_probe, value_entropy, weighted_f1
 
 
 def f1_by_definition(read: list[int], labels: list[int]) -> float:
@@ -117,3 +117,18 @@ def test_a_latent_dimension_that_never_varies_is_harmless() -> None:
 def test_arrays_that_do_not_match_are_refused() -> None:
     with pytest.raises(DataError, match="the same n >= 1 and s >= 1"):
         fit_softmax_probe(np.zeros((3, 2), np.float32), np.zeros((4, 1), int), np.zeros((3, 2), np.float32), np.zeros((3, 1), int))
+
+
+def test_the_original_recipe_hardly_reads_latents_that_hardly_vary() -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 8, (1200, 1))
+    latents = np.eye(8, dtype=np.float32)[labels[:, 0]] + 0.05 * generator.standard_normal((1200, 8)).astype(np.float32)
+    accuracy = {}
+    for name, recipe in {"original": ORIGINAL, "converged": CONVERGED}.items():
+        for scale in (1.0, 1e-3):
+            parts = (scale * latents[:900], labels[:900], scale * latents[900:1050], labels[900:1050])
+            probe = fit_softmax_probe(*parts, recipe=recipe, seed=0)
+            accuracy[name, scale] = float((probe.read(scale * latents[1050:]) == labels[1050:]).mean())
+    assert accuracy["original", 1.0] > 0.95
+    assert accuracy["original", 1e-3] < 0.5
+    assert accuracy["converged", 1e-3] > 0.95

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from lewm.data.episodes import EpisodeStore
 from lewm.envs.two_room import TwoRoom
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation.collapse import heldout_episodes
-from lewm.evaluation.label_goals import GoalComparison, compare_goals, fit_comparison, goal_labels
+from lewm.evaluation.label_goals import GoalComparison, compare_goals, fit_comparison, goal_labels, matching_store
 from lewm.evaluation.workflow import evaluate, load_policy
 from lewm.models.world_model import WorldModel
 from lewm.schema import Observation
@@ -72,6 +73,28 @@ def test_the_readout_reads_standardised_labels_as_well_as_least_squares_can(run:
     np.testing.assert_allclose([comparison.about["fit_r2"][name] for name in LABELS], best, atol=0.03)
 
 
+def test_the_readout_never_sees_held_out_episodes(run: Path, data: Path, tmp_path: Path) -> None:
+    checkpoint, store = load_checkpoint(run), EpisodeStore(data)
+    shutil.copytree(data, tmp_path / "shifted")
+    train_ids, heldout_ids = heldout_episodes(store, checkpoint.config)
+
+    def shift(episode_ids: np.ndarray) -> EpisodeStore:
+        for row in store.index[episode_ids]:
+            labels = np.load(tmp_path / "shifted" / "shards" / f"{row['shard']:05d}" / "labels.npy", mmap_mode="r+")
+            labels[row["offset"] : row["offset"] + row["length"] + 1] += np.float32(1000)
+            labels.flush()
+        return EpisodeStore(tmp_path / "shifted")
+
+    expected, shifted = (fit_comparison(checkpoint, each, LABELS).readout for each in (store, shift(heldout_ids)))
+    changed = fit_comparison(checkpoint, shift(train_ids[:1]), LABELS).readout
+    assert expected is not None
+    assert shifted is not None
+    assert changed is not None
+    assert torch.equal(shifted.weights, expected.weights)
+    assert torch.equal(shifted.bias, expected.bias)
+    assert not torch.equal(changed.weights, expected.weights)
+
+
 def test_a_world_says_which_labels_decide_success() -> None:
     assert goal_labels("two-room", WORLD) == LABELS
 
@@ -118,6 +141,34 @@ def test_a_dataset_of_other_frames_is_refused(run: Path, tmp_path: Path) -> None
     collect("two-room", tmp_path / "small", episodes=4, max_env_steps=10, env_options={"size_px": 16})
     with pytest.raises(DataError, match="evaluate on data of the same kind"):
         load_policy(run, planner=planner("labels"), data=tmp_path / "small")
+
+
+def test_a_dataset_of_another_world_or_of_other_actions_is_refused(run: Path, data: Path) -> None:
+    checkpoint = load_checkpoint(run)
+    elsewhere = dataclasses.replace(checkpoint, env={"name": "three-room"})
+    with pytest.raises(DataError, match="trained in env 'three-room', the dataset is of 'two-room'; evaluate on data of the same world"):
+        matching_store(elsewhere, data)
+    specs = checkpoint.model.observation_spec, dataclasses.replace(checkpoint.model.action_spec, action_repeat=2)
+    with pytest.raises(DataError, match="evaluate on data with the same actions"):
+        matching_store(dataclasses.replace(checkpoint, model=WorldModel(checkpoint.config, *specs)), data)
+    assert len(matching_store(dataclasses.replace(checkpoint, env={}), data)) == 40
+
+
+def test_data_that_nothing_needs_are_warned_of_and_missing_ones_refused(run: Path, data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "lewm"):
+        load_policy(run, data=data)
+    assert "is not used: goals are compared by whole latents" in caplog.text
+    with pytest.raises(DataError, match=r"there is no dataset at '.*nowhere'"):
+        load_policy(run, data=data / "nowhere")
+
+
+def test_a_world_with_an_env_step_of_another_length_is_refused_unless_asked_for(run: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(run)
+    spec = dataclasses.replace(checkpoint.model.action_spec, action_repeat=2)
+    model = WorldModel(checkpoint.config, checkpoint.model.observation_spec, spec)
+    path = save_checkpoint(tmp_path / "step-00000001", model, checkpoint.config, step=1, env=checkpoint.env, provenance={})
+    with pytest.raises(ConfigError, match="trained with action repeat 2, env 'two-room' has 1: give --env-option action_repeat=2"):
+        evaluate(path)
 
 
 def test_another_dataset_than_the_training_set_is_warned_of(run: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,9 @@
 """The protocol in a world that two-room is not like: discrete actions, episodes that end, velocities, two cameras and proprioception."""
 
+import importlib.metadata
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from lewm.errors import ConfigError, EnvError, LewmError, VerificationError
 from lewm.evaluation.across_seeds import combine_results, combined_table
 from lewm.evaluation.outcomes import scripted_policy
 from lewm.evaluation.protocol import Manifest, Pair, canonical_sha256, make_manifest
-from lewm.evaluation.results import content_sha256, pair_batch
+from lewm.evaluation.results import content_sha256, pair_batch, settings_words, unusual_settings
 from lewm.evaluation.success import evaluate, success_table
 from lewm.evaluation.verify import verify_result
 from lewm.schema import Observation
@@ -190,8 +193,9 @@ def test_a_stratum_without_pairs_is_named_with_the_flag_that_leaves_it_out() -> 
 
 
 def test_a_stratum_that_never_occurs_is_given_up_before_all_episodes_are_recorded() -> None:
-    with pytest.raises(LewmError, match=r"^1100 episodes of 'toy-walk' gave 0 far"):
-        make(distances=[2], num_pairs=50)
+    for num_pairs in (50, 47):  # whatever the size of a batch
+        with pytest.raises(LewmError, match=r"^1024 episodes of 'toy-walk' gave 0 far"):
+            make(distances=[2], num_pairs=num_pairs)
 
 
 def test_a_world_without_rest_refuses_a_rest_start_before_recording(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,6 +250,56 @@ def test_hostile_strata_are_refused_with_a_sentence(rested_result: dict[str, Any
     rehash(rested_result)
     with pytest.raises(VerificationError, match=r"manifest\.strata must be names"):
         verify_result(rested_result)
+
+
+def test_a_refused_state_names_a_simulator_of_another_version(walk: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lewm.versions.SIMULATORS", {"toy-": ("numpy",), "dmc/": ("mujoco",)})
+    result = json.loads(json.dumps(evaluate(Walker(), walk)))
+    result["manifest"]["pairs"][0]["start_state"] = result["manifest"]["pairs"][1]["start_state"]
+    result["versions"]["mujoco"] = "0.1"
+    rehash(result)
+    with pytest.raises(VerificationError, match=r"manifest\.pairs\.0\.start_state") as refusal:
+        verify_result(result)
+    assert "the simulator" not in str(refusal.value)
+    result["versions"]["numpy"] = "0.1"
+    rehash(result)
+    with pytest.raises(VerificationError, match=rf"start_state.*the simulator is another one, .*: numpy 0\.1 there and {np.__version__} here$"):
+        verify_result(result)
+
+
+def test_versions_of_installed_simulators_are_recorded_without_importing_them() -> None:
+    code = (
+        "import json, sys; from lewm.versions import versions; print(json.dumps(versions())); "
+        "sys.exit(bool({'mujoco', 'dm_control', 'ale_py', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    installed = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
+    simulators = ("mujoco", "dm-control", "ale-py")
+    assert {name: found[name] for name in simulators if name in found} == {
+        name: installed.get(name, installed.get(name.replace("-", "_"))) for name in simulators if {name, name.replace("-", "_")} & set(installed)
+    }
+
+
+@pytest.mark.parametrize(
+    ("manifest", "words"),
+    [
+        ({"env": "two-room", "env_options": {"size_px": 32}, "data_policy": "expert"}, ""),
+        ({"env": "two-room", "env_options": {"success_radius_px": 30}, "data_policy": "expert"}, ", success_radius_px=30"),
+        ({"env": "toy-walk", "env_options": {}, "data_policy": "block-random"}, ", pairs of policy block-random"),
+        (
+            {"env": "nowhere", "env_options": {"goal_labels": ["ram_012"], "is_wrapped": False, "success": "pose"}, "action_repeat": 2},
+            ', action repeat 2, goal_labels=["ram_012"], is_wrapped=false, success=pose',
+        ),
+    ],
+)
+def test_tables_name_what_decides_success(manifest: dict[str, Any], words: str) -> None:
+    assert settings_words(manifest) == settings_words(unusual_settings(manifest)) == words
+
+
+def test_tables_of_the_published_results_say_nothing_unusual() -> None:
+    for file in (Path(__file__).parents[2] / "docs" / "results").glob("two-room-*.json"):
+        assert settings_words(json.loads(file.read_text())["manifest"]) == ""
 
 
 def test_tables_name_the_action_repeat_and_the_rest_start(tmp_path: Path) -> None:

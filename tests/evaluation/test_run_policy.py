@@ -11,10 +11,14 @@ import pytest
 from lewm.checkpoint import checkpoint_sha256, find_checkpoint
 from lewm.config_files import from_dict
 from lewm.data.collect import collect
+from lewm.data.episodes import EpisodeStore
 from lewm.data.policies import scripted_policy
 from lewm.envs.base import make_batch
-from lewm.errors import CheckpointError, ConfigError, EnvError
-from lewm.evaluation.run_policy import RunPolicy
+from lewm.envs.two_room import TwoRoom
+from lewm.errors import CheckpointError, ConfigError, DataError, EnvError
+from lewm.evaluation.run_policy import GOAL_NAMESPACE, RunPolicy
+from lewm.evaluation.workflow import load_policy
+from lewm.seeds import episode_seed
 from lewm.training import train
 
 OPTIONS = {"size_px": 32}
@@ -60,30 +64,72 @@ def test_an_episodes_actions_are_the_same_bit_for_bit_whoever_its_batch_mates_ar
 
 
 def test_noise_replaces_the_given_share_of_the_actions(run: Path) -> None:
-    without, some = (roll(RunPolicy(path=str(run), action_noise=share), [1, 2], 30) for share in (0.0, 0.5))
-    first_block = (without == some).all(-1)[:, :5]  # later plans see what the noise did
-    assert 0.1 < first_block.mean() < 0.9
+    seeds = [1, 2, 3, 4, 5, 6]
+    without, some = (roll(RunPolicy(path=str(run), action_noise=share), seeds, 60) for share in (0.0, 0.2))
+    random = roll(scripted_policy("two-room", "random"), seeds, 60)
+    is_random = (some == random).all(-1)
+    assert not (without == random).all(-1).any()
+    assert 0.14 < is_random.mean() < 0.26  # 360 draws: the standard deviation is 0.021
+    assert len({tuple(row) for row in is_random.tolist()}) == len(seeds), "each episode has noise of its own"
+    first_block = ~is_random[:, :5]  # later plans see what the noise did
+    np.testing.assert_array_equal(some[:, :5][first_block], without[:, :5][first_block])
     np.testing.assert_array_equal(
         roll(RunPolicy(path=str(run), action_noise=1.0), [1, 2], 30), roll(scripted_policy("two-room", "random"), [1, 2], 30)
     )
 
 
-def test_new_goals_are_set_in_time_and_move_nobody(run: Path) -> None:
-    envs = make_batch("two-room", 2, **OPTIONS)
-    envs.reset([5, 6])
+def test_new_goals_are_the_starts_of_other_episodes_set_in_time_and_move_nobody(run: Path) -> None:
+    seeds = [5, 6]
+    envs, others = (make_batch("two-room", 2, **OPTIONS) for _ in range(2))
+    envs.reset(seeds)
     policy = RunPolicy(path=str(run), new_goal_env_steps=4)
-    policy.reset(envs, [5, 6], 9)
-    goals, labels = [], []
+    policy.reset(envs, seeds, 9)
+    goals = []
     for _ in range(9):
-        before = envs.labels()
+        states = envs.labels()
         actions = policy.act(envs)
-        np.testing.assert_array_equal(envs.labels(), before)
+        np.testing.assert_array_equal(envs.labels(), states)
         envs.step(actions)
         goals.append(envs.observe_goals().frames)
-        labels.append(envs.labels())
-    changes = [bool((one != other).any()) for one, other in pairwise(goals)]
-    assert changes == [False, False, False, True, False, False, False, True]
-    assert np.isfinite(labels).all()
+    changes = [(one != other).any((1, 2, 3, 4)).tolist() for one, other in pairwise(goals)]
+    assert changes == [[step in (3, 7)] * 2 for step in range(8)]
+    for env_step in (4, 8):
+        others.reset([episode_seed(GOAL_NAMESPACE, seed, env_step) for seed in seeds])
+        others.set_goals(others.get_states())
+        np.testing.assert_array_equal(goals[env_step], others.observe_goals().frames)
+
+
+def test_every_new_goal_is_planned_for_at_once_and_with_noise_of_its_own(run: Path) -> None:
+    envs = make_batch("two-room", 1, **OPTIONS)
+    envs.reset([5])
+    policy, agent = RunPolicy(path=str(run), new_goal_env_steps=4), load_policy(run)
+    policy.reset(envs, [5], 9)
+    for _ in range(4):
+        envs.step(policy.act(envs))
+    action, observations = policy.act(envs), envs.observe()  # in the middle of a block of 5
+    fresh, again = (agent.act(observations, agent.reset(envs.observe_goals(), [seed]))[0] for seed in (episode_seed("run-policy", 5, 4), 5))
+    np.testing.assert_allclose(action, fresh, atol=1e-6)
+    assert np.abs(action - again).max() > 1e-3
+
+
+def test_where_labels_decide_the_policy_needs_the_training_set_and_names_it(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TwoRoom, "GOAL_COST", "labels")
+    with pytest.raises(ConfigError, match=r"give --policy-option data=DIR \(the training set\)$"):
+        RunPolicy(path=str(run))
+    data = run.parent / "data"
+    options = RunPolicy(path=str(run), data=str(data)).identity()["options"]
+    assert options["data_sha256"] == EpisodeStore(data).dataset_sha256
+    assert RunPolicy(**options).identity()["options"] == options
+    with pytest.raises(DataError, match=r"dataset '.*' has SHA-256 .* not 0123; use the one that the collection was begun with"):
+        RunPolicy(**(options | {"data_sha256": "0123"}))
+
+
+def test_another_world_with_the_same_frames_and_actions_is_refused(run: Path) -> None:
+    envs: Any = make_batch("two-room", 1, **OPTIONS)
+    envs.reset([1])
+    envs.name = "three-room"
+    with pytest.raises(EnvError, match="was trained in env 'two-room', this world is 'three-room': collect in the run's own"):
+        RunPolicy(path=str(run)).reset(envs, [1], 5)
 
 
 def test_a_dataset_says_which_checkpoint_acted(run: Path, tmp_path: Path) -> None:

@@ -11,10 +11,13 @@ from PIL import Image
 
 from lewm.checkpoint import load_checkpoint
 from lewm.cli import main
+from lewm.errors import ConfigError
+from lewm.evaluation.workflow import evaluate
 from lewm.report.evidence import read_evidence
 from lewm.report.films import NUM_HELD_FRAMES, draw_moment, episode_film, grid_film
 from lewm.report.latents import sample_latents
 from lewm.report.replays import Replay, replay_episodes
+from lewm.report.sections import header
 from toy_world import ToyWalkBatch
 
 SETTINGS = """
@@ -80,7 +83,15 @@ def test_the_options_of_the_pairs_reach_the_result(run: Path) -> None:
     assert manifest["env_options"] == {"size_px": 16, "action_repeat": 2}
     assert (manifest["data_policy"], manifest["is_rest_start"], manifest["action_repeat"]) == ("block-random", True, 2)
     assert manifest["strata"] == ["near", "far"]
+    assert result["planner"]["trained_action_repeat"] == 1
     assert result["by_distance"]["10"]["stratum"] == "near"
+
+
+def test_a_world_with_other_actions_than_the_runs_is_refused(run: Path) -> None:
+    with pytest.raises(ConfigError, match=r"trained on ActionSpec\(kind='discrete'.*env 'toy-walk' has ActionSpec\(kind='continuous'"):
+        evaluate(run, env_options={"kind": "continuous"})
+    with pytest.raises(ConfigError, match="env 'two-room' has ActionSpec"):
+        evaluate(run, env="two-room")
 
 
 def test_a_switch_before_the_run_does_not_hide_the_runs_planner_settings(run: Path) -> None:
@@ -91,12 +102,18 @@ def test_a_switch_before_the_run_does_not_hide_the_runs_planner_settings(run: Pa
 def test_the_page_shows_numbers_films_and_latents(run: Path) -> None:
     text = (run / "report.html").read_text()
     assert "of near goals" in text
-    assert "rest start, action repeat 2" in text
+    assert "rest start, action repeat 2, pairs of policy block-random" in text
     assert "Left: what happens. Right: the goal." in text
     assert "Green circle" not in text
     assert "coloured by place" in text
     assert 'class="hint"' in text  # nothing else was measured
     assert "arena" not in text
+
+
+def test_settings_from_a_result_file_are_shown_as_text(run: Path) -> None:
+    evidence = read_evidence(run)
+    evidence.results["success"][0]["manifest"]["data_policy"] = "<script>"
+    assert "pairs of policy &lt;script&gt;." in header(evidence)
 
 
 def test_a_film_keeps_the_shape_of_the_frames(run: Path, replays: list[Replay]) -> None:

@@ -75,6 +75,7 @@ def collect(words: Sequence[str]) -> None:
 def _settings(arguments: CollectArguments) -> dict[str, Any]:
     """What decides the data: the preset's word, and the flags' over it."""
     from lewm.data.collection_presets import CollectionPreset, load_collection
+    from lewm.envs.base import canonical_name
 
     if arguments.preset is None:
         if arguments.env is None or arguments.episodes is None:
@@ -82,7 +83,7 @@ def _settings(arguments: CollectArguments) -> dict[str, Any]:
         preset = CollectionPreset(name="", env=arguments.env, episodes=arguments.episodes, max_env_steps=DEFAULT_MAX_ENV_STEPS)
     else:
         preset = load_collection(arguments.preset)
-        if arguments.env is not None and arguments.env != preset.env:
+        if arguments.env not in (None, preset.env) and canonical_name(str(arguments.env)) != canonical_name(preset.env):
             raise ConfigError(f"preset {preset.name!r} is a collection of {preset.env!r}, not of {arguments.env!r}; leave one of them out")
     if arguments.policy not in (None, preset.policy):
         preset = replace(preset, policy_options={})  # they are another policy's
@@ -98,19 +99,13 @@ def _settings(arguments: CollectArguments) -> dict[str, Any]:
 
 
 def _estimate(arguments: CollectArguments, settings: dict[str, Any]) -> None:
-    """Say what the collection will take, on stdout if that is all that was asked for; refuse what does not fit on the disk."""
-    from lewm.data.collection_plan import plan_dataset
-    from lewm.data.estimates import check_free_disk, estimate_collection
-    from lewm.data.writing import check_place
+    """Say what the collection will take, on stdout if that is all that was asked for; refuse what the collection itself would."""
+    from lewm.data.collect import prepare
+    from lewm.data.estimates import estimate_collection
 
-    num_episodes = settings["episodes"]
-    if num_episodes < 1 or arguments.workers < 1:
-        return  # the collection itself refuses them
-    check_place(arguments.out, resume=arguments.resume)
-    meta = plan_dataset(**{name: value for name, value in settings.items() if name != "episodes"})
-    estimate = estimate_collection(meta, arguments.out, num_episodes, workers=arguments.workers)
+    meta = prepare(**settings, out=arguments.out, resume=arguments.resume, workers=arguments.workers)
+    estimate = estimate_collection(meta, arguments.out, settings["episodes"], workers=arguments.workers)
     (show if arguments.dry_run else say)(f"{settings['env']}, policy {meta.policy['name']}: {estimate}")
-    check_free_disk(arguments.out, estimate.num_bytes)
 
 
 def _num_shown(now: "CollectionProgress") -> int:

@@ -102,7 +102,7 @@ class ProgressBar:
 
 
 def parse_options(pairs: Sequence[str], flag: str) -> dict[str, Any]:
-    """``KEY=VALUE`` words as a dictionary; a value is JSON if it can be read as such, text otherwise."""
+    """``KEY=VALUE`` words as a dictionary; a value is JSON if it can be read as such, text otherwise. ``size_px=native`` is None, as in presets."""
     options: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
@@ -112,7 +112,12 @@ def parse_options(pairs: Sequence[str], flag: str) -> dict[str, Any]:
             value = json.loads(text)
         except ValueError:
             value = text
-        options[key.replace("-", "_")] = tuple(value) if isinstance(value, list) else value
+        key = key.replace("-", "_")
+        if key in options:
+            raise ConfigError(f"{flag} {key} was given twice, the second time as {pair!r}; leave one of them out")
+        if (key, value) == ("size_px", "native"):
+            value = None
+        options[key] = tuple(value) if isinstance(value, list) else value
     return options
 
 

@@ -32,10 +32,10 @@ class ClipSampler:
 
     The global batch k is a pure function of (seed, k) and of the episodes: batches walk through a shuffled order of all windows (a window starts at
     every env step that leaves room for it), each pass over the data in a new order. With ``clips_per_episode`` > 1 every window of that order brings
-    other windows of its own episode along, drawn uniformly, so that a batch holds fewer episodes; with ``clips_per_env_step`` > 1, windows that start
-    at the same env step of other episodes. Within a batch, clips are in the order of the dataset. Rank r of ``world_size`` cuts its slice of every
-    batch. A stacked frame from before an episode's start is the first frame. Episodes too short for a clip are left out; ``DataError`` if that leaves
-    none. Memory grows with the number of episodes, not of windows. Safe from several threads.
+    other windows of its own episode along, at most ``group_span_env_steps`` away if that is given, so that a batch holds fewer episodes; with
+    ``clips_per_env_step`` > 1, windows that start at the same env step of other episodes. Within a batch, clips are in the order of the dataset.
+    Rank r of ``world_size`` cuts its slice of every batch. A stacked frame from before an episode's start is the first frame. Episodes too short for
+    a clip are left out; ``DataError`` if that leaves none. Memory grows with the number of episodes, not of windows. Safe from several threads.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class ClipSampler:
         seed: int,
         clips_per_episode: int = 1,
         clips_per_env_step: int = 1,
+        group_span_env_steps: int | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -66,7 +67,7 @@ class ClipSampler:
             raise ConfigError(f"clips_per_episode ({clips_per_episode}) and clips_per_env_step ({clips_per_env_step}) cannot both be above 1")
         self._store = store
         self._group_size = max(clips_per_episode, clips_per_env_step)
-        self._is_grouped_by_time = clips_per_env_step > 1
+        self._is_grouped_by_time, self._group_span_env_steps = clips_per_env_step > 1, group_span_env_steps
         self._num_transitions, self._action_block, self._offsets = num_transitions, action_block, stack_offsets_env_steps
         self._batch_size, self._seed = batch_size, seed
         self.rank_batch_size = batch_size // world_size
@@ -102,8 +103,11 @@ class ClipSampler:
         """The windows at some positions of the shuffled order and, beside each, the others of its group: int64 [positions, group size]."""
         windows = shuffled(positions, self.num_windows, self._seed)
         draws = hash64(positions[:, None] * self._group_size + np.arange(1, self._group_size), self._seed)
-        others = self._index.at_same_env_step if self._is_grouped_by_time else self._index.in_same_episode
-        return np.concatenate([windows[:, None], others(windows, draws)], axis=1)
+        if self._is_grouped_by_time:
+            others = self._index.at_same_env_step(windows, draws)
+        else:
+            others = self._index.in_same_episode(windows, draws, self._group_span_env_steps)
+        return np.concatenate([windows[:, None], others], axis=1)
 
     def fixed_batch(self, seed: int, num_clips: int) -> Clip[np.ndarray]:
         """The same ``num_clips`` distinct windows at every call, or all of them if there are fewer: for validation."""

@@ -5,6 +5,7 @@ number of workers, interruptions and appending change no byte of the shards.
 """
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,18 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from lewm.data.collection_plan import Unit, cut_into_units, episodes_by_shard, plan_dataset
-from lewm.data.crew import Crew
+from lewm.data.collection_plan import Unit, check_whole, cut_into_units, episodes_by_shard, plan_dataset
+from lewm.data.crew import Crew, EpisodeFailures
 from lewm.data.episodes import EpisodeStore
-from lewm.data.estimates import check_free_disk, estimate_bytes
-from lewm.data.layout import DatasetMeta
+from lewm.data.estimates import check_free_disk, estimate_bytes, num_recorded_episodes
+from lewm.data.layout import META_FILE, DatasetMeta, read_meta
 from lewm.data.policies import scripted_policy
 from lewm.data.recording import Recorder, Recording
 from lewm.data.shards import write_shard
-from lewm.data.writing import DatasetDirectory
-from lewm.errors import ConfigError, DataError
+from lewm.data.writing import DatasetDirectory, check_place, check_same_settings
+from lewm.envs.base import EpisodeError
+from lewm.errors import DataError
 
-__all__ = ["CollectionProgress", "collect", "scripted_policy"]
+__all__ = ["CollectionProgress", "collect", "prepare", "scripted_policy"]
 
 MAX_SHARDS_BEING_WRITTEN = 3
 """Shards that workers have recorded and the disk has not: when there are more, recording waits for the disk."""
@@ -77,15 +79,11 @@ def collect(
     anew, so a script needs the usual ``if __name__ == "__main__"``) and ``batch_size`` (episodes stepped together; None chooses) change no result; a
     worker that dies is reported and replaced. ``progress`` is told after every few episodes. ``DataError`` for an existing ``out`` without
     ``resume``, other settings than before, a disk that is or would be full, or episodes over which three workers died; ``UnknownNameError`` for an
-    environment or policy that is in no table.
+    environment or policy that is in no table; ``EpisodeError`` for episodes that the simulator could not go on with, when all others are recorded.
     """
-    for name, value in {"episodes": episodes, "workers": workers, "batch_size": 1 if batch_size is None else batch_size}.items():
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, got {value}")
-    meta = plan_dataset(
-        env, policy=policy, seed=seed, max_env_steps=max_env_steps, env_options=env_options, policy_options=policy_options, command=command
-    )
-    _check_disk(meta, Path(out), episodes, workers)
+    settings: dict[str, Any] = {"policy": policy, "seed": seed, "max_env_steps": max_env_steps}
+    settings |= {"env_options": env_options, "policy_options": policy_options, "command": command}
+    meta = prepare(env, out, episodes=episodes, resume=resume, workers=workers, batch_size=batch_size, **settings)
     directory = DatasetDirectory(Path(out), meta, resume=resume)
     try:
         shards = _missing_shards(directory, episodes)
@@ -94,6 +92,34 @@ def collect(
     finally:
         directory.close()
     return EpisodeStore(out)
+
+
+def prepare(
+    env: str, out: Path | str, *, episodes: int, resume: bool = False, workers: int = 1, batch_size: int | None = None, **settings: Any
+) -> DatasetMeta:
+    """The meta of what ``collect`` with the same arguments would record, after all that it would refuse at once has been refused; writes nothing.
+
+    ``settings`` are those of ``plan_dataset``.
+    """
+    for name, value in {"episodes": episodes, "workers": workers, "batch_size": 1 if batch_size is None else batch_size}.items():
+        check_whole(name, value, 1)
+    out = Path(out)
+    content = check_place(out, resume=resume)
+    meta = plan_dataset(env, **settings)
+    if META_FILE in content:
+        existing = read_meta(out)
+        check_same_settings(out, existing, meta)
+        meta = dataclasses.replace(meta, episodes_per_shard=existing.episodes_per_shard)
+        _check_not_fewer(out, num_recorded_episodes(out, existing), meta, episodes)
+    _check_disk(meta, out, episodes, workers)
+    return meta
+
+
+def _check_not_fewer(out: Path, finished: dict[int, int], meta: DatasetMeta, num_episodes: int) -> None:
+    """Refuse a collection of fewer episodes than there are; ``finished``: shard -> episodes."""
+    wanted = episodes_by_shard(meta, num_episodes)
+    if any(count > wanted.get(shard, 0) for shard, count in finished.items()):
+        raise DataError(f"dataset {str(out)!r} already has more than {num_episodes:,} episodes; ask for as many, or choose another directory")
 
 
 def _check_disk(meta: DatasetMeta, out: Path, num_episodes: int, workers: int) -> None:
@@ -107,11 +133,8 @@ def _check_disk(meta: DatasetMeta, out: Path, num_episodes: int, workers: int) -
 def _missing_shards(directory: DatasetDirectory, num_episodes: int) -> dict[int, int]:
     """Shard -> episodes, of those that are not whole."""
     wanted = episodes_by_shard(directory.meta, num_episodes)
-    for shard in directory.finished_shards:
-        if directory.num_finished_episodes(shard) > wanted.get(shard, 0):
-            raise DataError(
-                f"dataset {str(directory.path)!r} already has more than {num_episodes:,} episodes; ask for as many, or choose another directory"
-            )
+    finished = {shard: directory.num_finished_episodes(shard) for shard in directory.finished_shards}
+    _check_not_fewer(directory.path, finished, directory.meta, num_episodes)
     return {number: count for number, count in wanted.items() if directory.num_finished_episodes(number) < count}
 
 
@@ -155,9 +178,16 @@ def _record_and_write(
 
 
 def _record_here(meta: DatasetMeta, units: Sequence[Unit]) -> Generator[tuple[Unit, Recording], None, None]:
+    failures = EpisodeFailures()
     with contextlib.closing(Recorder(meta)) as recorder:
         for unit in units:
-            yield unit, recorder.record(unit.seeds)
+            try:
+                recording = recorder.record(unit.seeds)
+            except EpisodeError as error:
+                failures.add(unit, error)
+                continue
+            yield unit, recording
+    failures.check()
 
 
 class _ShardWriter:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
 from lewm.data.layout import DatasetMeta
 from lewm.data.policies import policy_identity
-from lewm.envs.base import GoalEnv, make_batch
+from lewm.envs.base import GoalEnv, canonical_name, make_batch
 from lewm.errors import ConfigError
 from lewm.registry import ENVS
 from lewm.seeds import episode_seed
@@ -53,8 +55,8 @@ def plan_dataset(
 
     ``UnknownNameError``, ``ConfigError`` or ``EnvError`` say what cannot be.
     """
-    if max_env_steps < 1:
-        raise ConfigError(f"max_env_steps must be at least 1, got {max_env_steps}")
+    check_whole("max_env_steps", max_env_steps, 1)
+    check_whole("seed", seed, 0)
     env_class: type[GoalEnv] = ENVS.load(env)
     identity = policy_identity(env, policy or env_class.DATA_POLICY, policy_options or {})
     with contextlib.closing(make_batch(env, 1, **(env_options or {}))) as envs:
@@ -64,9 +66,9 @@ def plan_dataset(
             action_spec=envs.action_spec,
             label_names=tuple(envs.label_names),
             has_rewards=True,
-            env={"name": env, "version": env_class.VERSION, "options": env_options or {}},
+            env={"name": canonical_name(env), "version": env_class.VERSION, "options": env_options or {}},
             policy=identity,
-            collection={"seed": seed, "max_env_steps": max_env_steps},
+            collection={"seed": int(seed), "max_env_steps": int(max_env_steps)},
             provenance={
                 "versions": versions(),
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -74,6 +76,14 @@ def plan_dataset(
                 **({} if rendering_description is None else {"rendering": rendering_description()}),
             },
         ).with_shards_for(max_env_steps)
+
+
+def check_whole(name: str, value: Any, low: int) -> None:
+    """``ConfigError`` for a setting that is no whole number of at least ``low``."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ConfigError(f"{name} must be a whole number, got {value!r}")
+    if value < low:
+        raise ConfigError(f"{name} must be at least {low}, got {value}")
 
 
 def episodes_by_shard(meta: DatasetMeta, num_episodes: int) -> dict[int, int]:

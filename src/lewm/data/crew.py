@@ -17,6 +17,7 @@ from lewm.data.collection_plan import Unit
 from lewm.data.durable import TEMPORARY_PREFIX
 from lewm.data.layout import DatasetMeta
 from lewm.data.recording import Recorder, Recording
+from lewm.envs.base import EpisodeError
 from lewm.envs.worker_processes import WorkerDiedError, WorkerProcess
 from lewm.errors import DataError
 from lewm.registry import TABLES, Entry
@@ -30,6 +31,28 @@ MAX_FAILED_UNITS = 3
 """When so many units have failed, the fault is not theirs."""
 
 
+class EpisodeFailures:
+    """Units with an episode that the simulator could not go on with: the others are recorded first."""
+
+    def __init__(self) -> None:
+        self._failed: list[str] = []
+
+    def add(self, unit: Unit, error: EpisodeError) -> None:
+        """Remember a failed unit; ``EpisodeError`` when there are ``MAX_FAILED_UNITS``."""
+        logger.warning("%s: %s; these episodes are left out", unit, error)
+        self._failed.append(f"{unit}: {error}")
+        if len(self._failed) == MAX_FAILED_UNITS:
+            self.check()
+
+    def check(self) -> None:
+        """``EpisodeError`` that names the failed units, if there are any."""
+        if self._failed:
+            raise EpisodeError(
+                f"the world could not go on with {'; '.join(self._failed)}. All finished shards are kept: "
+                "choose a gentler policy or other options, or collect with another seed"
+            )
+
+
 class UnitServant:
     """Lives in a worker process: records units."""
 
@@ -39,8 +62,7 @@ class UnitServant:
     def record(self, meta: DatasetMeta, entries: Entries, unit: Unit, directory: Path) -> None:
         """Record a unit and write its episodes into ``directory``; ``entries`` are what only the parent may know."""
         for table, name, entry in entries:
-            if name not in TABLES[table]:
-                TABLES[table].add(name, entry)
+            TABLES[table].adopt(name, entry)
         if self._recorder is None:
             self._recorder = Recorder(meta)
         self._recorder.record(unit.seeds).save(directory)
@@ -61,12 +83,13 @@ class Crew:
     def __init__(self, meta: DatasetMeta, directory: Path, num_workers: int) -> None:
         self._meta = meta
         names = {"envs": meta.env["name"], "policies": meta.policy["name"]}
-        self._entries: Entries = [(table, name, TABLES[table].entry(name)) for table, name in names.items() if name in TABLES[table]]
+        self._entries: Entries = [(table, *TABLES[table].matched(name)) for table, name in names.items() if name in TABLES[table]]
         self._directory = directory / f"{TEMPORARY_PREFIX}units-{os.getpid()}"
         self._num_workers = num_workers
         self._workers: dict[WorkerProcess, Unit] = {}
         self._num_attempts: dict[Unit, int] = {}
         self._failed: list[Unit] = []
+        self._failures = EpisodeFailures()
 
     @property
     def pids(self) -> list[int]:
@@ -81,9 +104,14 @@ class Crew:
         while self._workers:
             ready = wait([worker.connection for worker in self._workers])
             for worker in [worker for worker in self._workers if worker.connection in ready]:
-                unit = self._workers.pop(worker)
+                unit, is_recorded = self._workers.pop(worker), True
                 try:
                     worker.answer()
+                except EpisodeError as error:
+                    self._workers[worker] = unit  # closed with the others if this is one failure too many
+                    self._failures.add(unit, error)
+                    del self._workers[worker]
+                    is_recorded = False
                 except WorkerDiedError as death:
                     self._mourn(worker, unit, death, waiting)
                     if waiting:
@@ -96,8 +124,10 @@ class Crew:
                     self._assign(worker, waiting)
                 else:
                     worker.close()
-                yield unit, Recording.load(self._unit_directory(unit))
+                if is_recorded:
+                    yield unit, Recording.load(self._unit_directory(unit))
         self._refuse_failures()
+        self._failures.check()
 
     def release(self, unit: Unit) -> None:
         """Delete what was recorded of a unit."""

@@ -155,6 +155,12 @@ def _missing_shards(meta: DatasetMeta, num_episodes: int, existing: Path | None)
     return missing
 
 
+def num_recorded_episodes(path: Path, meta: DatasetMeta) -> dict[int, int]:
+    """Shard -> episodes, of the shards that are at ``path``; sizes are looked at, not contents."""
+    shards = [int(entry.name) for entry in (path / SHARDS_DIRECTORY).glob("*") if entry.name.isdigit()]
+    return {shard: _num_episodes_of(path, meta, shard) for shard in sorted(shards)}
+
+
 def _num_episodes_of(path: Path, meta: DatasetMeta, shard: int) -> int:
     if not (path / SHARDS_DIRECTORY / f"{shard:05d}").is_dir():
         return 0

@@ -12,7 +12,7 @@ RUN_POLICY = "run"
 """What the path of a run or checkpoint is short for."""
 
 
-def scripted_policy(env: str, name: str, **options: Any) -> ScriptedPolicy:
+def scripted_policy(env: str, name: str, /, **options: Any) -> ScriptedPolicy:
     """One of the environment's own policies, one of the table, or the agent of the run whose directory is called ``name``.
 
     ``UnknownNameError`` or ``ConfigError`` say what is wrong.

@@ -58,11 +58,16 @@ class WindowIndex:
         """How many windows there are."""
         return int(self._ends[-1])
 
-    def in_same_episode(self, windows: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """For windows [n] and uint64 draws [n, k], the numbers [n, k] of k windows of the same episodes, uniform in them."""
+    def in_same_episode(self, windows: np.ndarray, draws: np.ndarray, span_env_steps: int | None = None) -> np.ndarray:
+        """For windows [n] and uint64 draws [n, k], the numbers [n, k] of k windows of the same episodes, uniform in them.
+
+        With ``span_env_steps``, uniform among those that start at most so many env steps earlier or later.
+        """
         which = self._episode_of(windows)
-        counts = (self._ends - self._begins)[which].astype(np.uint64)
-        return np.asarray(self._begins[which, None] + (draws % counts[:, None]).astype(np.int64))
+        first, end = self._begins[which], self._ends[which]
+        if span_env_steps is not None:
+            first, end = np.maximum(first, windows - span_env_steps), np.minimum(end, windows + span_env_steps + 1)
+        return np.asarray(first[:, None] + (draws % (end - first).astype(np.uint64)[:, None]).astype(np.int64))
 
     def at_same_env_step(self, windows: np.ndarray, draws: np.ndarray) -> np.ndarray:
         """For windows [n] and uint64 draws [n, k], the numbers [n, k] of k windows that start at the same env step of drawn episodes.

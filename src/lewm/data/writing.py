@@ -1,6 +1,7 @@
 """Writing a native dataset: one writer per directory, whole shards, an index of the finished ones."""
 
 import contextlib
+import dataclasses
 import io
 import logging
 import time
@@ -13,8 +14,10 @@ from lewm.data.durable import LOCK_FILE, TEMPORARY_PREFIX, DirectoryLock, recove
 from lewm.data.episodes import EpisodeStore
 from lewm.data.layout import INDEX_DTYPE, INDEX_FILE, META_FILE, SHARDS_DIRECTORY, DatasetMeta, read_meta, write_meta
 from lewm.data.shards import check_episode, read_index_rows, read_record, verify_shard, write_shard
+from lewm.envs.base import canonical_name
 from lewm.errors import DataError
 from lewm.schema import Episode
+from lewm.versions import other_simulators
 
 logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_INDEX_WRITES = 5.0
@@ -30,6 +33,27 @@ def check_place(path: Path, *, resume: bool) -> set[str]:
     if content - {META_FILE} and META_FILE not in content:
         raise DataError(f"{str(path)!r} is not a dataset (no {META_FILE}); choose another directory")
     return content
+
+
+def check_same_settings(path: Path, existing: DatasetMeta, meta: DatasetMeta) -> None:
+    """``DataError`` if the dataset at ``path`` cannot be continued with the settings of ``meta``; two spellings of one environment are the same."""
+    if existing.env.get("name") != meta.env.get("name") and "name" in existing.env:
+        existing = dataclasses.replace(existing, env=existing.env | {"name": canonical_name(existing.env["name"])})
+    difference = existing.difference(meta)
+    if difference is not None:
+        raise DataError(f"dataset {str(path)!r} was made with {difference}; continue it with the same settings, or choose another directory")
+
+
+def _warn_of_other_software(path: Path, existing: DatasetMeta, meta: DatasetMeta) -> None:
+    """Motion and frames may differ a little between releases and renderers: whoever continues a dataset with others should know."""
+    changes = [other_simulators(str(existing.env.get("name", "")), existing.provenance.get("versions", {}))]
+    before, now = (each.provenance.get("rendering") for each in (existing, meta))
+    if before is not None and before != now:
+        changes.append(f"rendering {before} there and {now} here")
+    if any(changes):
+        logger.warning(
+            "dataset %r is continued with other software, so its episodes may differ in kind: %s", str(path), ", ".join(filter(None, changes))
+        )
 
 
 class DatasetDirectory:
@@ -63,9 +87,8 @@ class DatasetDirectory:
             write_meta(self.path, meta)
             return meta
         existing = read_meta(self.path)
-        difference = existing.difference(meta)
-        if difference is not None:
-            raise DataError(f"dataset {str(self.path)!r} was made with {difference}; continue it with the same settings, or choose another directory")
+        check_same_settings(self.path, existing, meta)
+        _warn_of_other_software(self.path, existing, meta)
         return existing
 
     def _find_finished_shards(self) -> None:

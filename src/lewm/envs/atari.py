@@ -29,7 +29,7 @@ class AtariGame(BatchOfOne):
     GOAL_COST: ClassVar[Literal["latent", "labels"]] = "labels"
 
     @classmethod
-    def make_batch(cls, num_envs: int, **options: Any) -> AtariBatch:
+    def make_batch(cls, num_envs: int, /, **options: Any) -> AtariBatch:
         """The same game for ``num_envs`` episodes at once, with the fields of ``AtariOptions``."""
         return AtariBatch(cls.ROM_ID, num_envs, **options)
 

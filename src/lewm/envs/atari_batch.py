@@ -44,7 +44,7 @@ class AtariBatch:
     label_names: tuple[str, ...]
     goal_label_names: tuple[str, ...]
 
-    def __init__(self, rom_id: str, num_envs: int, **options: Any) -> None:
+    def __init__(self, rom_id: str, num_envs: int, /, **options: Any) -> None:
         if num_envs < 1:
             raise EnvError(f"num_envs must be at least 1, got {num_envs}")
         self.num_envs, self.rom_id, self.name = num_envs, rom_id, f"atari/{rom_id}"

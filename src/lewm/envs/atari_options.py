@@ -13,6 +13,8 @@ from lewm.errors import EnvError
 from lewm.registry import did_you_mean
 
 Resampler = Literal["area", "bilinear", "nearest"]
+NATIVE = "native"
+"""Another word for a ``size_px`` of None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ class AtariOptions:
                 raise EnvError(f"{name} must be true or false, got {getattr(self, name)!r}")
         _check_number("repeat_action_probability", self.repeat_action_probability, 0.0, 0.99)
         _check_number("goal_tolerance", self.goal_tolerance, 0.5, 255.0)
-        if isinstance(self.goal_labels, str) or not all(isinstance(name, str) for name in self.goal_labels):
+        if not isinstance(self.goal_labels, tuple | list) or not all(isinstance(name, str) for name in self.goal_labels):
             raise EnvError(f"goal_labels must be a list of label names such as ['player_x'], got {self.goal_labels!r}")
 
     @property
@@ -93,6 +95,8 @@ def parse_options(name: str, options: Mapping[str, Any]) -> AtariOptions:
         if option not in known:
             raise EnvError(f"env {name!r} has no option {option!r}.{did_you_mean(option, known)}")
     values: dict[str, Any] = {option: tuple(value) if isinstance(value, list) else value for option, value in options.items()}
+    if values.get("size_px") == NATIVE:
+        values["size_px"] = None
     return AtariOptions(**values)
 
 

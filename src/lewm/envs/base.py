@@ -11,8 +11,13 @@ from typing import Any, ClassVar, Literal, Protocol
 import gymnasium
 import numpy as np
 
+from lewm.errors import ConfigError, EnvError
 from lewm.registry import ENVS
 from lewm.schema import ActionSpec, Observation, ObservationSpec
+
+
+class EpisodeError(EnvError):
+    """An episode that its simulator cannot go on with; others are not affected."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +56,7 @@ class GoalEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
 
     @classmethod
     @abstractmethod
-    def make_batch(cls, num_envs: int, **options: Any) -> "GoalEnvBatch":
+    def make_batch(cls, num_envs: int, /, **options: Any) -> "GoalEnvBatch":
         """The same world for ``num_envs`` episodes at once, with the constructor's options."""
 
     @abstractmethod
@@ -139,13 +144,23 @@ class ScriptedPolicy(Protocol):
         """Actions [E, a] in env units for the present states; called once per env step."""
 
 
-def make_batch(name: str, num_envs: int, **options: Any) -> GoalEnvBatch:
+def make_batch(name: str, num_envs: int, /, **options: Any) -> GoalEnvBatch:
     """``num_envs`` episodes of the environment called ``name``; ``UnknownNameError`` or ``EnvError`` say what is wrong with the arguments."""
     env_class: type[GoalEnv] = ENVS.load(name)
     return env_class.make_batch(num_envs, **options)
 
 
-def make_env(name: str, **options: Any) -> GoalEnv:
+def make_env(name: str, /, **options: Any) -> GoalEnv:
     """The Gymnasium environment called ``name``."""
     env_class: type[GoalEnv] = ENVS.load(name)
     return env_class(**options)
+
+
+def canonical_name(name: str) -> str:
+    """What an environment with several spellings calls itself (``atari/mspacman``: ``atari/ms_pacman``); others, and unknown names, as they are."""
+    try:
+        env_class = ENVS.load(name)
+        own_name = str(getattr(env_class, "NAME", name))
+        return own_name if own_name == name or ENVS.load(own_name) is env_class else name
+    except ConfigError:
+        return name

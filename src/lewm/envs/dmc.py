@@ -32,9 +32,9 @@ class DmcTask(BatchOfOne):
     DATA_POLICY: ClassVar[str] = "ou"
 
     @classmethod
-    def make_batch(cls, num_envs: int, **options: Any) -> DmcBatch:
+    def make_batch(cls, num_envs: int, /, **options: Any) -> DmcBatch:
         """The same task for ``num_envs`` episodes at once, with the fields of ``DmcOptions``."""
-        return DmcBatch(num_envs, domain=cls.DOMAIN, task=cls.TASK, **options)
+        return DmcBatch(num_envs, cls.DOMAIN, cls.TASK, **options)
 
 
 def task_names() -> list[str]:

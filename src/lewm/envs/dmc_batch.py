@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lewm.envs import dmc_states
+from lewm.envs.base import EpisodeError
 from lewm.envs.dmc_goals import LabelTable, Predicate
 from lewm.envs.dmc_options import parse_options
 from lewm.envs.dmc_simulator import Moment, Simulator
@@ -27,8 +28,9 @@ class DmcBatch:
     """E episodes of ``dmc/<domain>-<task>``; the options are the fields of ``DmcOptions``.
 
     Row e is a function of its seed and its actions: one simulator takes each row in turn from its explicit moment to the next, which is why a state
-    continues exactly. Rewards are the task's, added over the control steps of an env step. The goal at a reset is a second start of the same
-    episode, at rest; where the suite starts in one place only, the goal is put elsewhere, or is where held random actions lead.
+    continues exactly. Rewards are the task's, added over the control steps of an env step. A row that has terminated stays as it is, with reward 0,
+    until it is reset or given a state. The goal at a reset is a second start of the same episode, at rest; where the suite starts in one place only,
+    the goal is put elsewhere, or is where held random actions lead.
     """
 
     num_envs: int
@@ -37,7 +39,7 @@ class DmcBatch:
     label_names: tuple[str, ...]
     goal_label_names: tuple[str, ...]
 
-    def __init__(self, num_envs: int, *, domain: str, task: str, **options: Any) -> None:
+    def __init__(self, num_envs: int, domain: str, task: str, /, **options: Any) -> None:
         if num_envs < 1:
             raise EnvError(f"num_envs must be at least 1, got {num_envs}")
         self.num_envs = num_envs
@@ -62,6 +64,8 @@ class DmcBatch:
         self.goal_label_names = self.predicate.readable_names
         self._now: list[Moment] = []
         self._goals: list[Moment] = []
+        self._is_over = np.zeros(num_envs, bool)
+        self._is_closed = False
         self._positions = np.zeros((num_envs, self._table.num_positions))
         self._goal_labels = np.zeros((num_envs, len(self.label_names)), np.float32)
 
@@ -78,6 +82,7 @@ class DmcBatch:
 
     def rendering_description(self) -> dict[str, Any]:
         """How frames are drawn: ``profile``, ``hide``, ``backend`` and ``gl_renderer``, for provenance."""
+        self._require_open()
         renderer = self._open_renderer()
         return {
             "profile": self.options.rendering,
@@ -89,6 +94,7 @@ class DmcBatch:
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Start new episodes as the suite does, with start, model variation and goal drawn from each episode's seed."""
+        self._require_open()
         self._check_count("seeds", len(seeds))
         for seed in seeds:
             if not 0 <= seed < 2**64:
@@ -97,18 +103,25 @@ class DmcBatch:
         self._take_over(starts, [self._draw_goal(start, seed) for start, seed in zip(starts, seeds, strict=True)])
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """One env step: actions [E, a] -> (rewards float32 [E], terminated bool [E]); ``EnvError`` for actions out of bounds or not finite."""
+        """One env step: actions [E, a] -> (rewards float32 [E], terminated bool [E]); ``EnvError`` for actions out of bounds or not finite.
+
+        ``EpisodeError`` where an episode's simulation diverges; then every episode is where it was.
+        """
         self._require_started()
         actions = self._checked_actions(actions)
-        rewards, terminated = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool)
-        now, positions = [], self._positions.copy()
-        for episode, moment in enumerate(self._now):
-            self._simulator.load(moment)
-            rewards[episode], terminated[episode] = self._simulator.advance(actions[episode], self.options.action_repeat)
-            now.append(self._simulator.save(moment.env_step + 1))
+        rewards, is_over = np.zeros(self.num_envs, np.float32), self._is_over.copy()
+        now, positions = list(self._now), self._positions.copy()
+        for episode in np.flatnonzero(~is_over).tolist():
+            self._simulator.load(now[episode])
+            try:
+                rewards[episode], is_over[episode] = self._simulator.advance(actions[episode], self.options.action_repeat)
+            except EpisodeError as error:
+                raise EpisodeError(f"{error} (episode {episode} of 0 to {self.num_envs - 1}); leave it out, or lower the actions") from error
+            now[episode] = self._simulator.save(now[episode].env_step + 1)
             positions[episode] = self._table.positions(self._simulator.data)
         self._now, self._positions = now, positions
-        return rewards, terminated | self.is_solved() if self.options.is_terminated_on_success else terminated
+        self._is_over = is_over | self.is_solved() if self.options.is_terminated_on_success else is_over
+        return rewards, self._is_over.copy()
 
     def observe(self, *, out: np.ndarray | None = None) -> Observation[np.ndarray]:
         """Draw the present frames, uint8 [E, V, Y, X, 3], into ``out`` if given; the array belongs to the caller."""
@@ -132,6 +145,7 @@ class DmcBatch:
 
     def set_states(self, states: Sequence[bytes]) -> None:
         """Take over one state per episode; ``EnvError`` for one of another task or version."""
+        self._require_open()
         self._check_count("states", len(states))
         moments = [dmc_states.unpack(self.name, state, self._simulator) for state in states]
         self._take_over([now for now, _ in moments], [goal for _, goal in moments])
@@ -144,6 +158,7 @@ class DmcBatch:
 
     def at_rest(self, states: Sequence[bytes]) -> list[bytes]:
         """The states with nothing moving and nothing driven, in the present and in the goal."""
+        self._require_open()
         moments = [dmc_states.unpack(self.name, state, self._simulator) for state in states]
         return [dmc_states.pack(self.name, self._simulator.at_rest(now), self._simulator.at_rest(goal)) for now, goal in moments]
 
@@ -171,10 +186,12 @@ class DmcBatch:
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+        self._is_closed = True
 
     def _take_over(self, now: list[Moment], goals: list[Moment]) -> None:
         self._positions = self._positions_of(now)
         self._now = now
+        self._is_over = np.zeros(self.num_envs, bool)
         self._take_over_goals(goals)
 
     def _take_over_goals(self, goals: list[Moment]) -> None:
@@ -206,7 +223,10 @@ class DmcBatch:
             if self.predicate.distance(start_labels, labels)[0] >= WANDER_TOLERANCES:
                 break
             simulator.load(goal)
-            simulator.advance(generator.uniform(self._low, self._high), WANDER_HOLD_CONTROL_STEPS)
+            try:
+                simulator.advance(generator.uniform(self._low, self._high), WANDER_HOLD_CONTROL_STEPS)
+            except EpisodeError as error:
+                raise EpisodeError(f"{error} (on the way to the goal of seed {seed}); leave this seed out") from error
             goal = simulator.save(0)
         return simulator.at_rest(simulator.with_part(goal, time=0.0))
 
@@ -233,7 +253,12 @@ class DmcBatch:
                 renderer.draw(self._simulator.data, camera, out[row, view])
         return out
 
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise EnvError("this environment was closed; make a new one")
+
     def _require_started(self) -> None:
+        self._require_open()
         if not self._now:
             raise EnvError("this environment has no episode yet; call reset or set_state first")
 
@@ -247,7 +272,8 @@ class DmcBatch:
         if actions.shape != shape or actions.dtype.kind not in "fiu":
             raise EnvError(f"actions must be numbers of shape {shape}, got {actions.dtype} {actions.shape}")
         # Bounds such as 1.1 are no float32 numbers; an action that was clipped to them as one is within them.
-        rounded = actions.astype(np.float32)
+        with np.errstate(over="ignore"):
+            rounded = actions.astype(np.float32)
         is_allowed = (rounded >= self._low.astype(np.float32)) & (rounded <= self._high.astype(np.float32))
         if not is_allowed.all():
             episode = int(np.flatnonzero(~is_allowed.all(-1))[0])

@@ -55,9 +55,14 @@ class DmcOptions:
         for name, example in (("cameras", "('fixed',) or (0,)"), ("hide", "('skybox',)"), ("hide_geoms", "('target',)")):
             if not isinstance(getattr(self, name), tuple):
                 raise EnvError(f"{name} must be a list or tuple such as {example}, got {getattr(self, name)!r}")
+        for name in ("hide", "hide_geoms"):
+            if not all(isinstance(thing, str) for thing in getattr(self, name)):
+                raise EnvError(f"{name} must hold names only, got {getattr(self, name)!r}")
+        if self.success is not None and not isinstance(self.success, str):
+            raise EnvError(f"success must be the name of a predicate, got {self.success!r}")
         for thing in self.hide:
             if thing not in HIDEABLE:
-                raise EnvError(f"hide names an unknown thing {thing!r}.{did_you_mean(str(thing), HIDEABLE)}")
+                raise EnvError(f"hide names an unknown thing {thing!r}.{did_you_mean(thing, HIDEABLE)}")
         for name in ("is_wrapped", "is_terminated_on_success"):
             if not isinstance(getattr(self, name), bool):
                 raise EnvError(f"{name} must be True or False, got {getattr(self, name)!r}")

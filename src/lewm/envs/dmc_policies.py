@@ -9,7 +9,7 @@ import numpy as np
 
 from lewm.envs.base import GoalEnvBatch, ScriptedPolicy
 from lewm.envs.dmc_batch import DmcBatch
-from lewm.envs.policies import check_reset
+from lewm.envs.policies import check_number_option, check_reset, check_whole_option
 from lewm.errors import EnvError
 
 POSE_STREAM, NOISE_STREAM = 3, 4
@@ -32,7 +32,7 @@ class ReacherNoiselessExpert:
     def act(self, envs: GoalEnvBatch) -> np.ndarray:
         """float32 [E, 2] within [-1, 1]."""
         batch = _reacher(envs)
-        error, speed = _error_and_speed(batch, _joints(batch, batch.goal_labels(), "rad"))
+        error, speed = _error_and_speed(batch, _joints(batch, batch.goal_labels(), "rad"), is_wrapped=batch.predicate.is_wrapped)
         return _clipped(POSITION_GAIN * error - VELOCITY_GAIN * speed)
 
 
@@ -44,10 +44,8 @@ class ReacherExpert:
     """
 
     def __init__(self, *, action_noise: float = 0.3, hold_env_steps: int = 25) -> None:
-        if not action_noise >= 0:
-            raise EnvError(f"action_noise must be at least 0, got {action_noise}")
-        if hold_env_steps < 1:
-            raise EnvError(f"hold_env_steps must be at least 1, got {hold_env_steps}")
+        check_number_option("action_noise", action_noise, lambda value: value >= 0, "at least 0")
+        check_whole_option("hold_env_steps", hold_env_steps)
         self.action_noise, self.hold_env_steps = action_noise, hold_env_steps
         self._env_step = self._max_env_steps = 0
 
@@ -90,12 +88,12 @@ def _joints(batch: DmcBatch, labels: np.ndarray, suffix: str) -> np.ndarray:
     return np.stack([labels[:, batch.label_names.index(f"{joint}_{suffix}")] for joint in ("shoulder", "wrist")], -1).astype(np.float64)
 
 
-def _error_and_speed(batch: DmcBatch, pose_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far each joint is from a pose, and how fast it turns; float64 [E, 2] each."""
+def _error_and_speed(batch: DmcBatch, pose_rad: np.ndarray, *, is_wrapped: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """How far each joint is from a pose, and how fast it turns; float64 [E, 2] each. ``is_wrapped``: full turns do not count."""
     labels = batch.labels()
     error = pose_rad - _joints(batch, labels, "rad")
-    # Only the shoulder turns freely: the short way round may be barred to the wrist.
-    error[:, 0] = (error[:, 0] + np.pi) % (2 * np.pi) - np.pi
+    if is_wrapped:  # only the shoulder turns freely: the short way round may be barred to the wrist
+        error[:, 0] = (error[:, 0] + np.pi) % (2 * np.pi) - np.pi
     return error, _joints(batch, labels, "velocity_rad_s")
 
 

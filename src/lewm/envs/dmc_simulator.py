@@ -16,6 +16,7 @@ from typing import Any
 import dm_control  # noqa: F401  # says early that the extra is missing; what draws is imported only once a backend is chosen
 import numpy as np
 
+from lewm.envs.base import EpisodeError
 from lewm.envs.mujoco_rendering import asked_backend
 from lewm.errors import EnvError
 from lewm.registry import did_you_mean
@@ -145,7 +146,7 @@ class Simulator:
     def advance(self, action: np.ndarray, action_repeat: int) -> tuple[float, bool]:
         """``action_repeat`` control steps with one action: the sum of their rewards, and whether the task ended.
 
-        ``EnvError`` where the simulation diverges.
+        ``EpisodeError`` where the simulation diverges.
         """
         reward = 0.0
         for _ in range(action_repeat):
@@ -153,7 +154,7 @@ class Simulator:
             try:
                 self.physics.step(self._env._n_sub_steps)
             except self._physics_error as error:
-                raise EnvError(f"the simulation diverged: {error}; start another episode, or lower the actions") from error
+                raise EpisodeError(f"the simulation diverged: {error}") from error
             self.task.after_step(self.physics)
             reward += float(self.task.get_reward(self.physics))
             if self.task.get_termination(self.physics) is not None:

@@ -64,8 +64,14 @@ def _unpack_moment(state: bytes, offset: int, simulator: Simulator) -> tuple[Mom
         offset += FIELD_HEADER.size
         name = state[offset : offset + length].decode()
         pristine = simulator.field(name)
-        if pristine is None or pristine.nbytes != num_bytes:
-            raise ValueError(f"its model field {name!r} has {num_bytes} bytes, not {0 if pristine is None else pristine.nbytes}")
-        variation[name] = np.frombuffer(state, pristine.dtype, pristine.size, offset + length).reshape(pristine.shape).copy()
+        # The suite varies measures only; a foreign number in a field of indices would be followed into memory that is not the model's.
+        if pristine is None or pristine.dtype.kind != "f":
+            raise ValueError(f"its model field {name!r} is none that differs between episodes")
+        if pristine.nbytes != num_bytes:
+            raise ValueError(f"its model field {name!r} has {num_bytes} bytes, not {pristine.nbytes}")
+        value = np.frombuffer(state, pristine.dtype, pristine.size, offset + length).reshape(pristine.shape).copy()
+        if not np.isfinite(value).all():
+            raise ValueError(f"its model field {name!r} is not finite")
+        variation[name] = value
         offset += length + num_bytes
     return Moment(physics, variation, env_step), offset

@@ -3,7 +3,9 @@
 Axes: E episode, N env step, a action. Row e depends on its seed only: all its actions are drawn at the reset.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +21,7 @@ class BlockRandomPolicy:
     """A uniform action, held for ``hold_env_steps`` env steps before the next one is drawn: goes further than ``RandomPolicy``."""
 
     def __init__(self, *, hold_env_steps: int = 5) -> None:
-        if hold_env_steps < 1:
-            raise EnvError(f"hold_env_steps must be at least 1, got {hold_env_steps}")
+        check_whole_option("hold_env_steps", hold_env_steps)
         self.hold_env_steps = hold_env_steps
         self._actions: np.ndarray | None = None
         self._env_step = 0
@@ -57,10 +58,8 @@ class OUPolicy:
     """
 
     def __init__(self, *, theta: float = 0.15, std: float = 0.6) -> None:
-        if not 0 < theta <= 1:
-            raise EnvError(f"theta must be in (0, 1], got {theta:g}; 1 is white noise")
-        if not 0 < std <= 10:
-            raise EnvError(f"std must be in (0, 10] halves of the action range, got {std:g}")
+        check_number_option("theta", theta, lambda value: 0 < value <= 1, "in (0, 1], where 1 is white noise")
+        check_number_option("std", std, lambda value: 0 < value <= 10, "in (0, 10] halves of the action range")
         self.theta, self.std = theta, std
         self._actions: np.ndarray | None = None
         self._env_step = 0
@@ -97,6 +96,21 @@ def check_reset(envs: GoalEnvBatch, seeds: Sequence[int], max_env_steps: int) ->
         raise EnvError(f"seeds: got {len(seeds)} for {envs.num_envs} episodes; give one each")
     if max_env_steps < 1:
         raise EnvError(f"max_env_steps must be at least 1, got {max_env_steps}")
+
+
+def check_whole_option(name: str, value: Any) -> None:
+    """Refuse a policy's option that is no whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise EnvError(f"{name} must be a whole number, got {value!r}")
+    if value < 1:
+        raise EnvError(f"{name} must be at least 1, got {value}")
+
+
+def check_number_option(name: str, value: Any, is_allowed: Callable[[float], bool], allowed: str) -> None:
+    """Refuse a policy's option that is no finite number, or not what ``allowed`` says."""
+    is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not is_allowed(float(value)):
+        raise EnvError(f"{name} must be {allowed}, got {value!r}")
 
 
 def _exhausted(actions: np.ndarray | None) -> EnvError:

@@ -24,7 +24,7 @@ BEGINS = ("reset", "set_states")
 CHANGES = (*BEGINS, "set_goals", "step")
 
 
-def make_pool(name: str, num_envs: int, workers: int, **options: Any) -> "PooledBatch":
+def make_pool(name: str, num_envs: int, workers: int, /, **options: Any) -> "PooledBatch":
     """``num_envs`` episodes of the environment called ``name``, stepped by ``workers`` processes; close it when done.
 
     ``EnvError`` for a number of either below 1, and whatever ``make_batch`` raises. The processes are started anew, so a script needs the usual
@@ -48,7 +48,7 @@ class PooledBatch:
         self.num_envs = num_envs
         num_workers = min(workers, num_envs)
         self._rows = [slice(first, last) for first, last in pairwise(num_envs * k // num_workers for k in range(num_workers + 1))]
-        self._to_open = (name, ENVS.entry(name), options)
+        self._to_open = (name, ENVS.matched(name), options)
         self._history: list[tuple[str, list[Any]]] = []
         self._seeds: list[int] | None = None
         self._resources = _Resources()
@@ -79,6 +79,9 @@ class PooledBatch:
 
     def observe(self, *, out: np.ndarray | None = None) -> Observation[np.ndarray]:
         """Draw the present frames, uint8 [E, V, Y, X, 3], into ``out`` if given; the arrays belong to the caller."""
+        shape = (self.num_envs, *self.observation_spec.frame_shape)
+        if out is not None and (out.shape != shape or out.dtype != np.uint8):
+            raise EnvError(f"out must be uint8 {shape}, got {out.dtype} {out.shape}")
         return self._observed(self._ask("observe", [()] * len(self._rows)), self._resources.frames[0], out)
 
     def labels(self) -> np.ndarray:
@@ -233,11 +236,15 @@ class PooledBatch:
 
     def _roll_back(self) -> None:
         """Put every worker where it was before a command that failed."""
-        for k, worker in enumerate(self._resources.workers):
-            with contextlib.suppress(WorkerDiedError):  # the next command finds it dead and replaces it
-                for command in self._since_beginning(k):
-                    worker.request(*command)
-                    worker.answer()
+        try:
+            for k, worker in enumerate(self._resources.workers):
+                with contextlib.suppress(WorkerDiedError):  # the next command finds it dead and replaces it
+                    for command in self._since_beginning(k):
+                        worker.request(*command)
+                        worker.answer()
+        except BaseException:  # an interrupt: rows would be at different times, and answers owed
+            self._resources.close(at_once=True)
+            raise
 
     def _describe(self, k: int) -> str:
         rows = self._rows[k]
@@ -277,8 +284,11 @@ def _check_actions(actions: np.ndarray, num_envs: int, spec: ActionSpec) -> None
     if actions.shape != shape or actions.dtype.kind not in ("iu" if spec.kind == "discrete" else "fiu"):
         kind = "whole numbers" if spec.kind == "discrete" else "numbers"
         raise EnvError(f"actions must be {kind} of shape {shape}, got {actions.dtype} {actions.shape}")
-    low, high = (0, spec.num_choices - 1) if spec.kind == "discrete" else (np.array(spec.low), np.array(spec.high))
-    is_allowed = ((actions >= low) & (actions <= high)).reshape(num_envs, -1).all(-1)
+    low, high = (0, spec.num_choices - 1) if spec.kind == "discrete" else (np.array(spec.low, np.float32), np.array(spec.high, np.float32))
+    # Bounds such as 1.1 are no float32 numbers; an action that was clipped to them as one is within them.
+    with np.errstate(over="ignore"):
+        rounded = actions if spec.kind == "discrete" else actions.astype(np.float32)
+    is_allowed = ((rounded >= low) & (rounded <= high)).reshape(num_envs, -1).all(-1)
     if not is_allowed.all():
         row = int(np.flatnonzero(~is_allowed)[0])
         bounds = f"[0, {spec.num_choices})" if spec.kind == "discrete" else f"{list(spec.low)} to {list(spec.high)}"

@@ -72,10 +72,9 @@ class RowsServant:
         self._goal_frames: SharedFrames | None = None
         self._rows = slice(0)
 
-    def open(self, name: str, entry: Entry, rows: slice, options: dict[str, Any]) -> RowsDescription:
-        """Make the worlds; ``entry`` is that of an environment which only the parent may know."""
-        if name not in ENVS:
-            ENVS.add(name, entry)
+    def open(self, name: str, entry: tuple[str, Entry], rows: slice, options: dict[str, Any]) -> RowsDescription:
+        """Make the worlds; ``entry`` is what answers for ``name`` in the table of the parent, which may know more than this process."""
+        ENVS.adopt(*entry)
         self._rows = rows
         self._batch = make_batch(name, rows.stop - rows.start, **options)
         batch = self._batch

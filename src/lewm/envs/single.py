@@ -26,7 +26,7 @@ class BatchOfOne(GoalEnv):
     NAME: ClassVar[str]
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}  # type: ignore[misc]
 
-    def __init__(self, *, render_mode: str | None = None, stack_offsets_env_steps: tuple[int, ...] = (0,), **options: Any) -> None:
+    def __init__(self, /, *, render_mode: str | None = None, stack_offsets_env_steps: tuple[int, ...] = (0,), **options: Any) -> None:
         if render_mode not in (None, "rgb_array"):
             raise EnvError(f"render_mode must be 'rgb_array' or None, got {render_mode!r}")
         self.render_mode = render_mode
@@ -79,7 +79,12 @@ class BatchOfOne(GoalEnv):
 
     def set_state(self, state: bytes) -> None:
         """Take over a state of ``get_state``; ``EnvError`` if it is of another environment or version, or not legal here."""
-        self._batch.set_states([self._stack.unpack(state) if self._is_stacked else state])
+        if not self._is_stacked:
+            self._batch.set_states([state])
+            return
+        own_state, frames = self._stack.unpack(state)
+        self._batch.set_states([own_state])
+        self._stack.take_over(frames)
 
     def labels(self) -> np.ndarray:
         """float32 [s]: ``label_names``."""

@@ -44,8 +44,8 @@ class FrameStack:
         """The world's state with the kept frames behind it."""
         return HEADER.pack(MAGIC, len(state)) + state + zlib.compress(self._frames.tobytes(), 1)
 
-    def unpack(self, packed: bytes) -> bytes:
-        """The world's state within ``packed``, after taking over its frames; ``EnvError`` if they are not of this size and number."""
+    def unpack(self, packed: bytes) -> tuple[bytes, np.ndarray]:
+        """The world's state within ``packed``, and its frames for ``take_over``; ``EnvError`` if they are not of this size and number."""
         state = world_state(packed)
         if state is packed:
             raise EnvError("this state has no stacked frames; take it from an environment with the same stack_offsets_env_steps")
@@ -55,8 +55,11 @@ class FrameStack:
             frames = b""
         if len(frames) != self._frames.nbytes:
             raise EnvError(f"the state's stacked frames must have {self._frames.nbytes:,} bytes, got {len(frames):,}: other sizes or offsets")
-        self._frames = np.frombuffer(frames, np.uint8).reshape(self._frames.shape).copy()
-        return state
+        return state, np.frombuffer(frames, np.uint8).reshape(self._frames.shape).copy()
+
+    def take_over(self, frames: np.ndarray) -> None:
+        """Go on with the kept frames of another stack, as ``unpack`` gives them."""
+        self._frames = frames
 
 
 def world_state(packed: bytes) -> bytes:

@@ -29,6 +29,6 @@ class TwoRoom(BatchOfOne):
     POLICIES: ClassVar[dict[str, type[ScriptedPolicy]]] = {"expert": ExpertPolicy, "expert-noiseless": NoiselessExpertPolicy}
 
     @classmethod
-    def make_batch(cls, num_envs: int, **options: Any) -> TwoRoomBatch:
+    def make_batch(cls, num_envs: int, /, **options: Any) -> TwoRoomBatch:
         """The same world for ``num_envs`` episodes at once, with the fields of ``TwoRoomOptions``."""
         return TwoRoomBatch(num_envs, **options)

@@ -36,7 +36,7 @@ class TwoRoomBatch:
     label_names: tuple[str, ...]
     goal_label_names: tuple[str, ...]
 
-    def __init__(self, num_envs: int, **options: Any) -> None:
+    def __init__(self, num_envs: int, /, **options: Any) -> None:
         if num_envs < 1:
             raise EnvError(f"num_envs must be at least 1, got {num_envs}")
         self.num_envs = num_envs

@@ -88,6 +88,8 @@ class TwoRoomOptions:
             _check_whole("max_env_steps", self.max_env_steps, 1, 2**31)
         if isinstance(self.vary, str):
             raise EnvError(f"vary must be a tuple of names such as ('door_y_px',), got the string {self.vary!r}")
+        if not isinstance(self.vary, tuple | list) or not all(isinstance(name, str) for name in self.vary):
+            raise EnvError(f"vary must be a tuple of names such as ('door_y_px',), got {self.vary!r}")
         for name in self.vary:
             if name not in PERTURBATIONS:
                 raise EnvError(f"vary names an unknown perturbation {name!r}.{did_you_mean(str(name), PERTURBATIONS)}")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lewm.envs.base import GoalEnvBatch
-from lewm.envs.policies import check_reset
+from lewm.envs.policies import check_number_option, check_reset
 from lewm.envs.two_room_batch import TwoRoomBatch
 from lewm.envs.two_room_layout import SPEED_PX, WALL_X_PX
 from lewm.envs.two_room_physics import LegalSpace, room_positions
@@ -31,10 +31,10 @@ class ExpertPolicy:
     """
 
     def __init__(self, *, action_noise: float = 2.0, repeat_probability: float = 0.05, retarget: bool = True) -> None:
-        if not action_noise >= 0:
-            raise EnvError(f"action_noise must be at least 0, got {action_noise}")
-        if not 0 <= repeat_probability < 1:
-            raise EnvError(f"repeat_probability must be in [0, 1), got {repeat_probability}")
+        check_number_option("action_noise", action_noise, lambda value: value >= 0, "at least 0")
+        check_number_option("repeat_probability", repeat_probability, lambda value: 0 <= value < 1, "in [0, 1)")
+        if not isinstance(retarget, bool):
+            raise EnvError(f"retarget must be true or false, got {retarget!r}")
         self.action_noise = action_noise
         self.repeat_probability = repeat_probability
         self.retarget = retarget

@@ -12,8 +12,7 @@ import numpy as np
 
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation.intervals import Estimate, hierarchical_bootstrap, wilson
-from lewm.evaluation.protocol import DEFAULTS
-from lewm.evaluation.results import settings_words
+from lewm.evaluation.results import settings_words, unusual_settings
 
 REFERENCES = ("random", "no_op", "block_random", "expert")
 
@@ -34,7 +33,7 @@ def combine_results(files: Sequence[Path | str]) -> dict[str, Any]:
     if len(set(checkpoints)) < len(checkpoints):
         raise ConfigError("two of the results are of the same checkpoint; give one result per training seed")
     first = results[0]
-    unusual = {name: first["manifest"][name] for name in DEFAULTS if name in first["manifest"]}
+    unusual = unusual_settings(first["manifest"])
     return {
         "evaluation": "success over training seeds",
         "format": 1,

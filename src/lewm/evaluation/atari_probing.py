@@ -11,12 +11,15 @@ What differs from the original:
 - frames are RGB, theirs grey; they come from a dataset, whose size, policy, action repeat and episode ends are its own (``comparable`` says);
 - entropies are taken over the training frames instead of over all;
 - the split follows the run's ``data.split_seed``, so that episodes held out of its training are tested on first, instead of chance;
-- the classifiers have a class per value that occurs in training instead of 256, see standardised latents, and are fitted until the validation loss
-  stops falling (Adam, 0.03, batches of 512) instead of for 100 epochs (Adam, 0.0003, batches of 64);
+- the classifiers have a class per value that occurs in training instead of 256 and start from the frequencies of the values; they are fitted twice:
+  as there (``ORIGINAL``), and until they have converged on standardised latents (``converged``), which is kinder to encoders whose latents hardly
+  vary: random ones above all;
+- their random agent never plays NOOP (choice 0), a ``random`` policy here plays every choice alike;
 - labels that their table puts in no category (``tile_color_*`` and the like) count as miscellaneous;
 - their supervised and untrained encoders are NatureCNNs, here they are the networks of the run.
 """
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -29,11 +32,11 @@ from lewm.config import Config
 from lewm.data.episodes import EpisodeStore
 from lewm.data.splits import split_episodes
 from lewm.errors import ConfigError, DataError
-from lewm.evaluation import classification, supervised
+from lewm.evaluation import supervised
 from lewm.evaluation.atari_labels import ENTROPY_THRESHOLD_NATS, UsableLabels, category, relative_f1, score_labels, usable_labels
-from lewm.evaluation.classification import find_classes, fit_softmax_probe
+from lewm.evaluation.classification import CONVERGED, ORIGINAL, fit_softmax_probe
 from lewm.evaluation.labelled_frames import LabelledFrames
-from lewm.evaluation.supervised import device_of, fresh_model, observations_of, train_supervised
+from lewm.evaluation.supervised import FRAMES_PER_BATCH, device_of, fresh_model, observations_of, train_supervised
 from lewm.models.world_model import WorldModel
 from lewm.seeds import hash64
 
@@ -42,7 +45,6 @@ NUM_FRAMES = 50_000
 VALIDATION_FRACTION, TEST_FRACTION = 0.1, 0.2
 NATIVE_PX = (210, 160)
 ACTION_REPEAT = 4
-FRAMES_PER_BATCH = 128
 TRAINING, VALIDATION, TEST, DUPLICATE = range(4)
 
 
@@ -71,6 +73,7 @@ def evaluate_atari_labels(
     usable = usable_labels(store.label_names, frames.labels(), parts == TRAINING)
     comparison = _Comparison(model, config, frames, parts, usable, seed, progress or (lambda text: None))
     encoders = comparison.compare(supervised_steps)
+    converged = {name: scores.get("converged", scores) for name, scores in encoders.items()}
     why = not_comparable(store, len(frames), offsets)
     return {
         "evaluation": "atari-labels",
@@ -79,6 +82,8 @@ def evaluate_atari_labels(
         "why": "; ".join(why) or f"{NUM_FRAMES:,} native {NATIVE_PX[0]}x{NATIVE_PX[1]} frames of a random policy",
         "mean_f1": encoders["lewm"]["mean_f1"],
         "relative_f1": relative_f1(encoders),
+        "converged_mean_f1": converged["lewm"]["mean_f1"],
+        "converged_relative_f1": relative_f1(converged),
         "encoders": encoders,
         "labels": {name: {"entropy_nats": usable.entropies_nats[name], "category": category(name)} for name in usable.names},
         "dropped_labels": usable.dropped,
@@ -127,23 +132,33 @@ class _Comparison:
         self._say(f"fitting {len(self._usable.names)} classifiers to the latents of encoder {name!r}")
         latents, values, device = self._latents[name], self._usable.values, str(device_of(self._model))
         training, validation = self._training, self._validation
-        probe = fit_softmax_probe(latents[training], values[training], latents[validation], values[validation], seed=self._seed, device=device)
-        return self._score(probe.read(latents[self._test])) | {"num_epochs": probe.num_epochs}
+        parts = latents[training], values[training], latents[validation], values[validation]
+        original, converged = (fit_softmax_probe(*parts, recipe=recipe, seed=self._seed, device=device) for recipe in (ORIGINAL, CONVERGED))
+        return self._score(original.read(latents[self._test])) | {
+            "num_epochs": original.num_epochs,
+            "converged": self._score(converged.read(latents[self._test])) | {"num_epochs": converged.num_epochs},
+        }
 
     def _supervise(self, num_steps: int) -> dict[str, Any]:
-        values = self._usable.values[self._training]
+        values = self._usable.values
         reference = train_supervised(
             self._model,
             self._frames,
             self._training,
-            values,
-            find_classes(values),
+            values[self._training],
+            self._validation,
+            values[self._validation],
             config=self._config,
             num_steps=num_steps,
             seed=self._seed,
             progress=self._say,
         )
-        return self._score(reference.read(self._frames, self._test)) | {"num_steps": num_steps}
+        return self._score(reference.read(self._frames, self._test)) | {
+            "num_steps": num_steps,
+            "kept_step": reference.kept_step,
+            "validation_curve": [{"step": step, "cross_entropy_nats": loss} for step, loss in reference.validation_curve],
+            "is_still_falling": reference.is_still_falling,
+        }
 
     def _score(self, read: np.ndarray) -> dict[str, Any]:
         return score_labels(read, self._usable.values[self._test], self._usable.names)
@@ -162,10 +177,17 @@ def not_comparable(store: EpisodeStore, num_frames: int, stack_offsets_env_steps
         reasons.append(f"the data comes from {store.env.get('name') or 'no known world'}, not from an Atari game")
     if (spec.height_px, spec.width_px) != NATIVE_PX:
         reasons.append(f"frames are {spec.height_px}x{spec.width_px}, AtariARI's {NATIVE_PX[0]}x{NATIVE_PX[1]}")
-    if num_frames < NUM_FRAMES:
+    if num_frames != NUM_FRAMES:
         reasons.append(f"{num_frames:,} frames instead of {NUM_FRAMES:,}")
     if store.action_spec.action_repeat != ACTION_REPEAT:
         reasons.append(f"actions are repeated for {store.action_spec.action_repeat} emulator frames instead of {ACTION_REPEAT}")
+    options = store.env.get("options", {})
+    if options.get("repeat_action_probability", 0) != 0:
+        reasons.append(f"actions are sticky (repeat_action_probability {options['repeat_action_probability']})")
+    if options.get("full_action_space", False):
+        reasons.append("the full action space is used instead of the minimal one")
+    if not options.get("is_max_pooled", True):
+        reasons.append("frames are not the maximum of two emulator frames")
     if store.meta.policy.get("name") != "random":
         reasons.append(f"the policy is {store.meta.policy.get('name') or 'unknown'} instead of random")
     if len(stack_offsets_env_steps) > 1:
@@ -223,7 +245,7 @@ def _most_frequent(values: np.ndarray) -> np.ndarray:
 
 
 def _count(parts: np.ndarray, frames: LabelledFrames, store: EpisodeStore, config: Config) -> dict[str, int]:
-    """Frames and episodes of each part, and how many test episodes the run held out of its own training, had it been trained on this dataset."""
+    """Frames and episodes of each part, and how much of the test part the run held out of its training, had it been trained on this dataset."""
     names = {"training": (TRAINING,), "validation": (VALIDATION,), "test": (TEST, DUPLICATE)}
     episodes = {name: np.unique(frames.episode[np.isin(parts, part)]) for name, part in names.items()}
     heldout = split_episodes(store.episode_ids, config.data.validation_fraction, config.data.split_seed)[1]
@@ -233,6 +255,7 @@ def _count(parts: np.ndarray, frames: LabelledFrames, store: EpisodeStore, confi
         "num_duplicate_test_frames": int((parts == DUPLICATE).sum()),
         **{f"num_{name}_episodes": len(ids) for name, ids in episodes.items()},
         "num_heldout_test_episodes": int(np.isin(episodes["test"], heldout).sum()),
+        "num_heldout_test_frames": int(((parts == TEST) & np.isin(frames.episode, heldout)).sum()),
     }
 
 
@@ -241,12 +264,8 @@ def _settings(config: Config, stack_offsets_env_steps: tuple[int, ...], supervis
         "entropy_threshold_nats": ENTROPY_THRESHOLD_NATS,
         "split_seed": config.data.split_seed,
         "stack_offsets_env_steps": list(stack_offsets_env_steps),
-        "probe": {
-            "optimiser": "Adam",
-            "learning_rate": classification.LEARNING_RATE,
-            "batch_size": classification.BATCH_SIZE,
-            "max_epochs": classification.MAX_EPOCHS,
-        },
+        "probe": {"optimiser": "Adam", **dataclasses.asdict(ORIGINAL)},
+        "converged_probe": {"optimiser": "Adam", **dataclasses.asdict(CONVERGED)},
         "supervised": {
             "optimiser": "AdamW",
             "learning_rate": supervised.LEARNING_RATE,

@@ -15,15 +15,31 @@ from lewm.errors import DataError
 
 UNSEEN = -1
 """Code of a value that was not among the fitted ones: it counts in no loss, and no classifier can name it."""
-LEARNING_RATE = 3e-2
-BATCH_SIZE = 512
-MAX_EPOCHS = 30
+READ_BATCH_SIZE = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeRecipe:
+    """How classifiers are fitted by Adam, with early stopping on the validation loss as the only regulariser."""
+
+    is_standardised: bool
+    """Whether the classifiers see latents of zero mean and unit variance per dimension, or the latents as they are."""
+    learning_rate: float
+    batch_size: int
+    max_epochs: int
+    patience_epochs: int
+    """Epochs in a row without improvement that end a learning rate."""
+    improvement: float
+    """Share by which the lowest validation losses, added up over the labels, must fall for an epoch to count."""
+    num_rates: int
+    """Learning rates in all, each ``RATE_DECAY`` times the one before and starting from the best weights so far."""
+
+
 RATE_DECAY = 0.3
-"""The learning rate shrinks by this factor after an epoch that brings no label nearer to what it shows at its best..."""
-NUM_RATES = 4
-"""... and after this many learning rates the fit has converged."""
-IMPROVEMENT = 5e-3
-"""Share by which the lowest validation losses, added up over the labels, must fall for an epoch to count."""
+ORIGINAL = ProbeRecipe(is_standardised=False, learning_rate=3e-4, batch_size=64, max_epochs=100, patience_epochs=15, improvement=0.0, num_rates=1)
+"""As AtariARI's: what varies little in the latents is hardly read, however exactly it is there."""
+CONVERGED = ProbeRecipe(is_standardised=True, learning_rate=3e-2, batch_size=512, max_epochs=30, patience_epochs=1, improvement=5e-3, num_rates=4)
+"""All that a linear map of standardised latents can read."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +100,18 @@ class SoftmaxProbe:
     def read(self, latents: np.ndarray) -> np.ndarray:
         """The likeliest value of each label, int64 [n, s], of latents [n, D]."""
         features = (torch.from_numpy(latents).to(self.mean) - self.mean) / self.std
-        return np.concatenate([self.classes.decode(torch.addmm(self.bias, part, self.weights)) for part in torch.split(features, BATCH_SIZE)])
+        return np.concatenate([self.classes.decode(torch.addmm(self.bias, part, self.weights)) for part in torch.split(features, READ_BATCH_SIZE)])
 
 
 def fit_softmax_probe(
-    latents: np.ndarray, labels: np.ndarray, validation_latents: np.ndarray, validation_labels: np.ndarray, *, seed: int = 0, device: str = "cpu"
+    latents: np.ndarray,
+    labels: np.ndarray,
+    validation_latents: np.ndarray,
+    validation_labels: np.ndarray,
+    *,
+    recipe: ProbeRecipe = CONVERGED,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> SoftmaxProbe:
     """Multinomial logistic regression of each of the labels int [n, s] on latents [n, D], by Adam from the frequencies of the values.
 
@@ -102,14 +125,16 @@ def fit_softmax_probe(
     features = torch.from_numpy(latents).to(device, torch.float32)
     mean, std = features.mean(0), features.std(0, correction=0)
     std = torch.where(std > 1e-6, std, torch.ones_like(std))
+    if not recipe.is_standardised:
+        mean, std = torch.zeros_like(mean), torch.ones_like(std)
     codes, validation_codes = (torch.from_numpy(classes.encode(part)).to(device) for part in (labels, validation_labels))
     validation = (torch.from_numpy(validation_latents).to(features) - mean) / std
-    weights, bias, num_epochs = _descend((features - mean) / std, codes, validation, validation_codes, classes.sizes, seed)
+    weights, bias, num_epochs = _descend((features - mean) / std, codes, validation, validation_codes, classes.sizes, recipe, seed)
     return SoftmaxProbe(classes=classes, mean=mean, std=std, weights=weights, bias=bias, num_epochs=num_epochs)
 
 
 def _descend(
-    features: Tensor, codes: Tensor, validation: Tensor, validation_codes: Tensor, sizes: list[int], seed: int
+    features: Tensor, codes: Tensor, validation: Tensor, validation_codes: Tensor, sizes: list[int], recipe: ProbeRecipe, seed: int
 ) -> tuple[Tensor, Tensor, int]:
     """Weights, bias and the number of epochs."""
     best = torch.zeros(features.shape[1] + 1, sum(sizes), device=features.device)  # the last row is the bias
@@ -117,12 +142,12 @@ def _descend(
     best_losses = _losses(best, validation, validation_codes, sizes)
     label_of = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(features.device)
     generator, epoch = torch.Generator().manual_seed(seed), 0
-    for rate in range(NUM_RATES):
+    for rate in range(recipe.num_rates):
         parameters = best.clone().requires_grad_()
-        optimiser = torch.optim.Adam([parameters], lr=LEARNING_RATE * RATE_DECAY**rate)
-        is_improving = True
-        while is_improving and epoch < MAX_EPOCHS:
-            for batch in torch.split(torch.randperm(len(features), generator=generator).to(features.device), BATCH_SIZE):
+        optimiser = torch.optim.Adam([parameters], lr=recipe.learning_rate * RATE_DECAY**rate)
+        num_idle = 0
+        while num_idle < recipe.patience_epochs and epoch < recipe.max_epochs:
+            for batch in torch.split(torch.randperm(len(features), generator=generator).to(features.device), recipe.batch_size):
                 loss = cross_entropies(torch.addmm(parameters[-1], features[batch], parameters[:-1]), codes[batch], sizes).sum()
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -131,7 +156,7 @@ def _descend(
             losses = _losses(parameters.detach(), validation, validation_codes, sizes)
             best = torch.where((losses < best_losses)[label_of], parameters.detach(), best)
             lowest = torch.minimum(losses, best_losses)
-            is_improving = bool(lowest.sum() < (1 - IMPROVEMENT) * best_losses.sum())
+            num_idle = 0 if bool(lowest.sum() < (1 - recipe.improvement) * best_losses.sum()) else num_idle + 1
             best_losses = lowest
     return best[:-1], best[-1], epoch
 
@@ -139,7 +164,7 @@ def _descend(
 @torch.no_grad()
 def _losses(parameters: Tensor, features: Tensor, codes: Tensor, sizes: list[int]) -> Tensor:
     """``cross_entropies`` [s] over all samples, in parts that fit in memory."""
-    parts = zip(torch.split(features, BATCH_SIZE), torch.split(codes, BATCH_SIZE), strict=True)
+    parts = zip(torch.split(features, READ_BATCH_SIZE), torch.split(codes, READ_BATCH_SIZE), strict=True)
     counts = (codes != UNSEEN).sum(0).clamp(min=1)
     sums = [cross_entropies(torch.addmm(parameters[-1], x, parameters[:-1]), y, sizes) * (y != UNSEEN).sum(0) for x, y in parts]
     return torch.stack(sums).sum(0) / counts

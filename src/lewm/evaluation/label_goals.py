@@ -15,7 +15,7 @@ import torch
 from lewm.checkpoint import Checkpoint
 from lewm.config import PlannerConfig
 from lewm.data.episodes import EpisodeStore
-from lewm.envs.base import GoalEnv, make_batch
+from lewm.envs.base import GoalEnv, canonical_name, make_batch
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation.collapse import heldout_episodes
 from lewm.evaluation.probing import NUM_FIT_CLIPS, encode_clips, fit_probe, score_labels
@@ -41,14 +41,24 @@ class GoalComparison:
 
 
 def compare_goals(
-    checkpoint: Checkpoint, planner: PlannerConfig, env: str | None, env_options: dict[str, Any], data: Path | str | None
+    checkpoint: Checkpoint,
+    planner: PlannerConfig,
+    env: str | None,
+    env_options: dict[str, Any],
+    data: Path | str | None,
+    *,
+    remedy: str = "give --data DIR (the training set), or --planner.goal latent",
 ) -> GoalComparison:
     """What ``planner.goal`` means in a world; None where there is no world, so that only latents can be compared.
 
     For labels a probe is fitted on the training episodes of the dataset ``data``. ``ConfigError`` if there is none or no world to say which labels
-    matter, ``DataError`` if the dataset does not fit the model or lacks the labels.
+    matter, ``DataError`` if the dataset is not there, does not fit the model or lacks the labels. ``remedy``: what to do where ``data`` is missing.
     """
+    if data is not None and not Path(data).is_dir():
+        raise DataError(f"there is no dataset at {str(data)!r}; goals that are compared by labels need the training set")
     if _kind(planner, env) == "latent":
+        if data is not None:
+            logger.warning("dataset %s is not used: goals are compared by whole latents (--planner.goal labels would use it)", data)
         return GoalComparison(kind="latent")
     if env is None:
         raise ConfigError(
@@ -56,10 +66,7 @@ def compare_goals(
         )
     names = goal_labels(env, env_options)
     if data is None:
-        raise ConfigError(
-            f"goals of {env!r} are compared by the labels {', '.join(names)}, which a probe reads off the latents: "
-            "give --data DIR (the training set), or --planner.goal latent"
-        )
+        raise ConfigError(f"goals of {env!r} are compared by the labels {', '.join(names)}, which a probe reads off the latents: {remedy}")
     store = matching_store(checkpoint, data)
     trained_on = checkpoint.provenance.get("dataset_sha256")
     if trained_on != store.dataset_sha256:
@@ -125,12 +132,23 @@ def goal_labels(env: str, env_options: dict[str, Any]) -> tuple[str, ...]:
 
 
 def matching_store(checkpoint: Checkpoint, data: Path | str) -> EpisodeStore:
-    """A dataset whose observations are those that the run was trained on; ``DataError`` if they are not."""
+    """A dataset whose observations, world and actions are those that the run was trained on, as far as both are known; ``DataError`` otherwise."""
     store = EpisodeStore(Path(data))
     expected = dataclasses.replace(checkpoint.model.observation_spec, stack_offsets_env_steps=(0,))
     if store.observation_spec != expected:
         raise DataError(f"the run was trained on {expected}, the dataset holds {store.observation_spec}; evaluate on data of the same kind")
+    names = checkpoint.env.get("name"), store.env.get("name")
+    if not is_same_env(*names):
+        raise DataError(f"the run was trained in env {names[0]!r}, the dataset is of {names[1]!r}; evaluate on data of the same world")
+    specs = checkpoint.model.action_spec, store.action_spec
+    if "none" not in (specs[0].kind, specs[1].kind) and specs[0] != specs[1]:
+        raise DataError(f"the run was trained on {specs[0]}, the dataset holds {specs[1]}; evaluate on data with the same actions")
     return store
+
+
+def is_same_env(one: str | None, other: str | None) -> bool:
+    """Whether two names, which may be spelled differently, mean one world; True where one of them is not known."""
+    return not one or not other or one == other or canonical_name(one) == canonical_name(other)
 
 
 def _kind(planner: PlannerConfig, env: str | None) -> Literal["latent", "labels"]:

@@ -17,6 +17,7 @@ from lewm.data.clips import ClipSampler
 from lewm.data.episodes import EpisodeStore
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation.collapse import heldout_episodes
+from lewm.evaluation.supervised import fresh_model
 from lewm.models.world_model import WorldModel
 
 FORMAT = 1
@@ -142,7 +143,7 @@ def evaluate_probe(
         raise ConfigError(f"horizon_model_steps and context_model_steps must be at least 1, got {horizon_model_steps} and {context_model_steps}")
     names = tuple(store.label_names)
     train_ids, heldout_ids = heldout_episodes(store, config)
-    models = [model.eval(), _untrained(model, config, seed)]
+    models = [model.eval(), fresh_model(model, config, seed).eval()]
     fit = encode_clips(models, store, train_ids, num_clips=num_fit_clips, num_transitions=1, seed=seed)
     heldout = encode_clips(
         models, store, heldout_ids, num_clips=num_score_clips, num_transitions=context_model_steps - 1 + horizon_model_steps, seed=seed
@@ -264,13 +265,6 @@ def _imagine(model: WorldModel, heldout: EncodedClips, context: int) -> np.ndarr
         rollout = model.rollout(start, blocks[:, : context - 1], blocks[:, None, context - 1 :])  # E 1 T D
         imagined.append(rollout[:, 0].float().cpu().numpy())
     return np.concatenate(imagined)
-
-
-def _untrained(model: WorldModel, config: Config, seed: int) -> WorldModel:
-    """The same networks with fresh random weights: what the architecture gives away by itself."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return WorldModel(config, model.observation_spec, model.action_spec).to(next(model.parameters()).device).eval()
 
 
 def _rows(values: np.ndarray) -> np.ndarray:

@@ -254,7 +254,8 @@ def _choose_pairs(manifest: Manifest) -> list[Pair]:
     size = min(MAX_EPISODES_PER_BATCH, max(32, num_wanted))  # speed only: an episode does not depend on its batch
     num_recorded = 0
     while num_recorded < max_episodes and (num_recorded < MAX_EPISODES_WITHOUT_PAIR or all(found.values())):
-        indices = range(num_recorded, min(num_recorded + size, max_episodes))
+        until = max_episodes if num_recorded >= MAX_EPISODES_WITHOUT_PAIR else min(max_episodes, MAX_EPISODES_WITHOUT_PAIR)
+        indices = range(num_recorded, min(num_recorded + size, until))  # whether to give up does not depend on the size either
         for pair in _pairs_of_episodes(manifest, indices):
             wanted = found[pair.distance_env_steps, pair.stratum]
             if len(wanted) < manifest.num_pairs:

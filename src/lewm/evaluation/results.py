@@ -6,6 +6,7 @@ Imports no torch.
 
 import base64
 import contextlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +14,18 @@ from typing import Any
 import numpy as np
 
 from lewm.envs.base import GoalEnvBatch
-from lewm.errors import VerificationError
+from lewm.errors import LewmError, VerificationError
 from lewm.evaluation.intervals import Estimate, paired_difference, wilson
 from lewm.evaluation.outcomes import CEILING, FLOORS, Outcome, has_ceiling, run_scripted, scripted_policy, start_batch
-from lewm.evaluation.protocol import Manifest, Pair, canonical_sha256
+from lewm.evaluation.protocol import DEFAULTS, Manifest, Pair, canonical_sha256
+from lewm.registry import ENVS
 from lewm.schema import ActionSpec
 
 FORMAT = 1
 UNVERIFIED = ("checkpoint_sha256", "dataset_sha256", "num_training_episodes", "planner", "plan_ms", "versions", "command")
 """Fields that do not follow from the episodes: taken on trust."""
+PREDICATE_OPTIONS = ("success", "tolerance_scale", "is_wrapped", "goal_labels", "goal_tolerance", "success_radius_px")
+"""Options of worlds that decide what counts as success: a table names those that were given."""
 HEADLINE = ("n", "success", "random", "strongest_floor", "paired_difference")
 """Fields of the first distance's headline stratum that are repeated at the top."""
 
@@ -65,11 +69,27 @@ def assemble(manifest: Manifest, outcomes: Mapping[str, Outcome], references: Re
     return result | {"content_sha256": content_sha256(result)}
 
 
-def settings_words(manifest: Mapping[str, Any]) -> str:
-    """What a table has to say about the pairs of a result's ``"manifest"`` beside their protocol; empty where there is nothing unusual."""
-    repeat = manifest.get("action_repeat", 1)
-    is_rest_start = manifest.get("is_rest_start", False)
-    return (", rest start" if is_rest_start else "") + (f", action repeat {repeat}" if repeat != 1 else "")
+def unusual_settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a result's ``"manifest"`` that its numbers must not be read without; those that are as usual are left out."""
+    found = {name: manifest[name] for name, default in DEFAULTS.items() if manifest.get(name, default) != default}
+    predicate = {name: value for name, value in manifest.get("env_options", {}).items() if name in PREDICATE_OPTIONS}
+    if predicate:
+        found["env_options"] = predicate
+    policy = manifest.get("data_policy")
+    if policy is not None and policy != _own_data_policy(manifest.get("env")):
+        found["data_policy"] = policy
+    return found
+
+
+def settings_words(settings: Mapping[str, Any]) -> str:
+    """What a table has to say about pairs beside their protocol, from a result's ``"manifest"`` or its ``unusual_settings``; may be empty."""
+    unusual = unusual_settings(settings)
+    words = ["rest start"] if "is_rest_start" in unusual else []
+    words += [f"action repeat {unusual['action_repeat']}"] if "action_repeat" in unusual else []
+    options = unusual.get("env_options", {})
+    words += [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()]
+    words += [f"pairs of policy {unusual['data_policy']}"] if "data_policy" in unusual else []
+    return "".join(f", {word}" for word in words)
 
 
 def content_sha256(result: Mapping[str, Any]) -> str:
@@ -95,6 +115,14 @@ def decode_actions(text: Any, spec: ActionSpec, path: str) -> np.ndarray:
     if len(actions) % row or not np.isfinite(actions).all():
         raise VerificationError(f"{path} must hold finite actions of {row} numbers each, got {len(actions)} numbers")
     return actions.astype(dtype.newbyteorder("=")).reshape((-1,) if is_discrete else (-1, row))
+
+
+def _own_data_policy(env: str | None) -> str | None:
+    """The world's data policy; None for a world that is not known here."""
+    try:
+        return None if env is None else str(ENVS.load(env).DATA_POLICY)
+    except LewmError:
+        return None
 
 
 def _little_endian(is_discrete: bool) -> np.dtype[Any]:

@@ -5,23 +5,24 @@ Axes: E episode, N env step, a env action.
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from lewm.checkpoint import checkpoint_sha256 as hash_of_checkpoint
-from lewm.checkpoint import find_checkpoint
+from lewm.checkpoint import load_checkpoint
 from lewm.envs.base import GoalEnvBatch
 from lewm.envs.policies import RandomPolicy, check_reset
-from lewm.errors import CheckpointError, EnvError
-from lewm.evaluation.workflow import load_policy
+from lewm.errors import CheckpointError, DataError, EnvError
+from lewm.evaluation.label_goals import compare_goals, is_same_env
+from lewm.planning.mpc import MPCPolicy
 from lewm.seeds import episode_seed
 
 NOISE_STREAM = 5
 """Keeps the choice of random actions apart from what else is drawn from an episode's seed."""
 GOAL_NAMESPACE = "run-policy-goal"
+SEARCH_NAMESPACE = "run-policy"
+REMEDY = "give --policy-option data=DIR (the training set)"
 
 
 class RunPolicy:
@@ -29,8 +30,8 @@ class RunPolicy:
 
     A share ``action_noise`` of the actions is replaced by uniform ones, which the planner sees only in the frames that follow. Every
     ``new_goal_env_steps`` the start of some other episode becomes the goal. Every episode is planned alone and on one thread, so that its actions
-    are the same bit for bit whoever its batch mates are. ``data`` is what ``load_policy`` needs where goals are compared by labels.
-    ``checkpoint_sha256`` refuses a checkpoint that has changed.
+    are the same bit for bit whoever its batch mates are. ``data`` (the training set) is needed where goals are compared by labels.
+    ``checkpoint_sha256`` and ``data_sha256`` refuse a checkpoint or dataset that has changed.
     """
 
     def __init__(
@@ -41,22 +42,25 @@ class RunPolicy:
         new_goal_env_steps: int | None = None,
         data: str | None = None,
         checkpoint_sha256: str | None = None,
+        data_sha256: str | None = None,
     ) -> None:
         if not 0 <= action_noise <= 1:
             raise EnvError(f"action_noise must be a share in [0, 1], got {action_noise}")
         if new_goal_env_steps is not None and new_goal_env_steps < 1:
             raise EnvError(f"new_goal_env_steps must be at least 1, got {new_goal_env_steps}")
-        checkpoint = find_checkpoint(Path(path))
-        sha256 = hash_of_checkpoint(checkpoint)
-        if checkpoint_sha256 not in (None, sha256):
-            raise CheckpointError(
-                f"checkpoint {str(checkpoint)!r} has SHA-256 {sha256[:12]}, not {str(checkpoint_sha256)[:12]}; "
-                "use the one that the collection was begun with"
-            )
-        self._path = str(checkpoint)
-        self._agent = load_policy(checkpoint, data=data)
-        self._options = {"path": self._path, "checkpoint_sha256": sha256, "action_noise": action_noise}
+        checkpoint = load_checkpoint(path)
+        self._path, self._env = str(checkpoint.path), checkpoint.env.get("name")
+        if checkpoint_sha256 not in (None, checkpoint.sha256):
+            raise CheckpointError(_has_changed(f"checkpoint {self._path!r}", checkpoint.sha256, checkpoint_sha256))
+        planner, options = checkpoint.config.planner, dict(checkpoint.env.get("options", {}))
+        comparison = compare_goals(checkpoint, planner, self._env, options, data, remedy=REMEDY)
+        found = comparison.about.get("dataset_sha256")
+        if found is not None and data_sha256 not in (None, found):
+            raise DataError(_has_changed(f"dataset {data!r}", found, data_sha256))
+        self._agent = MPCPolicy(checkpoint.model, planner, comparison.readout)
+        self._options = {"path": self._path, "checkpoint_sha256": checkpoint.sha256, "action_noise": action_noise}
         self._options |= {"new_goal_env_steps": new_goal_env_steps, "data": data}
+        self._options |= {} if found is None else {"data_sha256": found}
         self.action_noise = action_noise
         self.new_goal_env_steps = new_goal_env_steps
         self._env_step = self._max_env_steps = 0
@@ -75,7 +79,7 @@ class RunPolicy:
         self._is_random = np.stack([np.random.default_rng([seed, NOISE_STREAM]).random(max_env_steps) for seed in seeds]) < self.action_noise
         self._random = RandomPolicy()
         self._random.reset(envs, seeds, max_env_steps)
-        self._aim(envs)
+        self._aim(envs, self._seeds)
 
     def act(self, envs: GoalEnvBatch) -> np.ndarray:
         """float32 [E, a], or int64 [E] for discrete actions: the actions of the next env step."""
@@ -94,10 +98,10 @@ class RunPolicy:
         actions = np.stack(planned)
         return np.where(is_random.reshape(-1, *[1] * (actions.ndim - 1)), random, actions).astype(random.dtype)
 
-    def _aim(self, envs: GoalEnvBatch) -> None:
+    def _aim(self, envs: GoalEnvBatch, seeds: Sequence[int]) -> None:
         goals = envs.observe_goals()
         with _one_thread():
-            self._states = [self._agent.reset(goals[row : row + 1], [seed]) for row, seed in enumerate(self._seeds)]
+            self._states = [self._agent.reset(goals[row : row + 1], [seed]) for row, seed in enumerate(seeds)]
 
     def _set_new_goals(self, envs: GoalEnvBatch) -> None:
         """The start of another episode becomes the goal of each; the worlds go on as they were."""
@@ -106,17 +110,23 @@ class RunPolicy:
         goals = envs.get_states()
         envs.set_states(now)
         envs.set_goals(goals)
-        self._aim(envs)
+        self._aim(envs, [episode_seed(SEARCH_NAMESPACE, seed, self._env_step) for seed in self._seeds])  # other noise than for the goal before
 
     def _check_world(self, envs: GoalEnvBatch) -> None:
         model, spec = self._agent.model, envs.observation_spec
-        seen = model.observation_spec
+        seen, name = model.observation_spec, getattr(envs, "name", None)
+        if not is_same_env(self._env, name):
+            raise EnvError(f"the run {self._path!r} was trained in env {self._env!r}, this world is {name!r}: collect in the run's own")
         if envs.action_spec != model.action_spec or (spec.height_px, spec.width_px, spec.cameras) != (seen.height_px, seen.width_px, seen.cameras):
             raise EnvError(
                 f"the run {self._path!r} was trained on {seen.height_px} x {seen.width_px} px of {seen.cameras} and "
                 f"{model.action_spec}; this world has {spec.height_px} x {spec.width_px} px of {spec.cameras} and {envs.action_spec}: "
                 "give it the run's options"
             )
+
+
+def _has_changed(what: str, found: str, expected: str | None) -> str:
+    return f"{what} has SHA-256 {found[:12]}, not {str(expected)[:12]}; use the one that the collection was begun with"
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lewm.config import Config
-from lewm.evaluation.classification import LabelClasses, cross_entropies
+from lewm.evaluation.classification import LabelClasses, cross_entropies, find_classes
 from lewm.evaluation.labelled_frames import LabelledFrames
 from lewm.models.world_model import WorldModel
 from lewm.schema import Observation
@@ -23,6 +23,11 @@ LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 1e-3
 GRADIENT_CLIP = 1.0
 SAY_EVERY_STEPS = 500
+NUM_LOOKS = 10
+"""How often, at equal intervals, the validation loss is measured; the weights with the lowest one are kept."""
+MAX_VALIDATION_FRAMES = 2048
+STILL_FALLING = 0.01
+"""A last look that is lower than the one before by more than this share: more steps would have helped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +37,19 @@ class SupervisedReference:
     model: WorldModel
     heads: nn.Linear
     classes: LabelClasses
+    validation_curve: tuple[tuple[int, float], ...]
+    """(optimiser step, cross-entropy in nats on validation frames, averaged over the labels) of each look."""
+
+    @property
+    def kept_step(self) -> int:
+        """The step whose weights these are: the first one with the lowest validation loss."""
+        return min(self.validation_curve, key=lambda look: look[1])[0]
+
+    @property
+    def is_still_falling(self) -> bool:
+        """Whether the validation loss still fell at the last look, so that the reference is weaker than it could be."""
+        losses = [loss for _, loss in self.validation_curve]
+        return len(losses) < 2 or losses[-1] < (1 - STILL_FALLING) * min(losses[:-1])
 
     @torch.inference_mode()
     def read(self, frames: LabelledFrames, numbers: np.ndarray) -> np.ndarray:
@@ -52,7 +70,8 @@ def train_supervised(
     frames: LabelledFrames,
     numbers: np.ndarray,
     labels: np.ndarray,
-    classes: LabelClasses,
+    validation_numbers: np.ndarray,
+    validation_labels: np.ndarray,
     *,
     config: Config,
     num_steps: int,
@@ -62,7 +81,9 @@ def train_supervised(
     """Train networks like those of ``model`` (whose weights are not used) to name the labels int [n, s] of the frames ``numbers`` [n].
 
     Cross-entropy, averaged over the labels; AdamW with a cosine schedule to 0; shuffled passes over the frames, which are streamed from the dataset.
+    Every tenth of the steps looks at the same validation frames [m] with their labels int [m, s]; the weights with the lowest loss there are kept.
     """
+    classes = find_classes(labels)
     fresh = fresh_model(model, config, seed).train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
@@ -70,6 +91,7 @@ def train_supervised(
     parameters = [*fresh.parameters(), *heads.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     codes, order = classes.encode(labels), _shuffled_passes(len(numbers), num_steps * BATCH_SIZE, seed)
+    watch = _Watch(fresh, heads, frames, validation_numbers, classes.encode(validation_labels), classes.sizes)
     for step in range(num_steps):
         batch = np.sort(order[step * BATCH_SIZE : (step + 1) * BATCH_SIZE])  # in the order of the dataset
         logits = heads(fresh.encode(observations_of(frames, numbers[batch], fresh)))
@@ -79,9 +101,40 @@ def train_supervised(
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
         optimiser.step()
+        if (step + 1) % max(1, num_steps // NUM_LOOKS) == 0 or step + 1 == num_steps:
+            watch.look(step + 1)
         if progress is not None and (step + 1) % SAY_EVERY_STEPS == 0:
             progress(f"supervised reference: step {step + 1:,} of {num_steps:,}, cross-entropy {float(loss):.3f}")
-    return SupervisedReference(model=fresh.eval(), heads=heads.eval(), classes=classes)
+    watch.restore()
+    return SupervisedReference(model=fresh.eval(), heads=heads.eval(), classes=classes, validation_curve=tuple(watch.curve))
+
+
+class _Watch:
+    """Measures the loss on a fixed subset of the validation frames and remembers the weights with the lowest one."""
+
+    def __init__(self, model: WorldModel, heads: nn.Linear, frames: LabelledFrames, numbers: np.ndarray, codes: np.ndarray, sizes: list[int]) -> None:
+        chosen = np.unique(np.linspace(0, len(numbers) - 1, min(len(numbers), MAX_VALIDATION_FRAMES)).round().astype(np.int64))
+        self._networks, self._frames, self._numbers = nn.ModuleList([model, heads]), frames, numbers[chosen]
+        self._codes, self._sizes = torch.from_numpy(codes[chosen]).to(device_of(model)), sizes
+        self._model, self._heads = model, heads
+        self._best: dict[str, Tensor] = {}
+        self.curve: list[tuple[int, float]] = []
+
+    @torch.no_grad()
+    def look(self, step: int) -> None:
+        """Measure the networks as they are after this many steps."""
+        self._networks.eval()
+        parts = np.split(self._numbers, range(FRAMES_PER_BATCH, len(self._numbers), FRAMES_PER_BATCH))
+        logits = torch.cat([self._heads(self._model.encode(observations_of(self._frames, part, self._model))) for part in parts])
+        loss = float(cross_entropies(logits, self._codes, self._sizes).mean())
+        if not self.curve or loss < min(before for _, before in self.curve):
+            self._best = {name: value.clone() for name, value in self._networks.state_dict().items()}
+        self.curve.append((step, loss))
+        self._networks.train()
+
+    def restore(self) -> None:
+        """Give the networks their best weights back."""
+        self._networks.load_state_dict(self._best)
 
 
 def observations_of(frames: LabelledFrames, numbers: np.ndarray, model: WorldModel) -> Observation[Tensor]:

@@ -8,7 +8,8 @@ accident or a careless edit but not an author who writes a new hash.
 
 import json
 import math
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +17,7 @@ from lewm.errors import LewmError, VerificationError
 from lewm.evaluation.outcomes import Outcome, replay
 from lewm.evaluation.protocol import PROTOCOLS, Manifest, make_manifest
 from lewm.evaluation.results import FORMAT, UNVERIFIED, assemble, content_sha256, decode_actions, pair_batch, run_references
+from lewm.versions import other_simulators
 
 RELATIVE_TOLERANCE = 1e-9
 """For recomputed floats: another machine may round the last bit of an interval differently."""
@@ -55,9 +57,10 @@ def verify_result(source: Path | str | dict[str, Any]) -> dict[str, Any]:
     if missing:
         raise VerificationError(f"{missing[0]} is missing from the result")
     manifest = _verified_manifest(result)
-    outcomes = _replayed(result, manifest)
-    rebuilt = assemble(manifest, outcomes, run_references(manifest), {name: result[name] for name in UNVERIFIED})
-    _compare("", _without_hash(result), _without_hash(json.loads(json.dumps(rebuilt))))
+    with _naming_simulators(result):
+        outcomes = _replayed(result, manifest)
+        rebuilt = assemble(manifest, outcomes, run_references(manifest), {name: result[name] for name in UNVERIFIED})
+        _compare("", _without_hash(result), _without_hash(json.loads(json.dumps(rebuilt))))
     if result.get("content_sha256") != (recomputed := content_sha256(result)):
         raise VerificationError(
             f"content_sha256 is {result.get('content_sha256')!r} in the file and {recomputed!r} recomputed: "
@@ -107,7 +110,8 @@ def _verified_manifest(result: dict[str, Any]) -> Manifest:
         again = make_manifest(manifest.env, manifest.env_options, **request)
     except LewmError as error:
         raise VerificationError(f"manifest: its pairs cannot be made again: {error}") from error
-    _compare("manifest", values, again.to_dict())
+    with _naming_simulators(result):
+        _compare("manifest", values, again.to_dict())
     return manifest
 
 
@@ -151,6 +155,19 @@ def _replayed(result: dict[str, Any], manifest: Manifest) -> dict[str, Outcome]:
                 raise VerificationError(f"episodes: replaying the actions at D = {distance} from episode {first} on: {error}") from error
         outcomes |= {pair.id: outcome for pair, outcome in zip(pairs, found, strict=True)}
     return outcomes
+
+
+@contextmanager
+def _naming_simulators(result: dict[str, Any]) -> Iterator[None]:
+    """Another version of the simulator may be why states differ: a refusal says so, and refuses all the same."""
+    try:
+        yield
+    except VerificationError as error:
+        recorded, env = result["versions"], result.get("env")
+        differences = other_simulators(env, recorded) if isinstance(env, str) and isinstance(recorded, dict) else ""
+        if not differences:
+            raise
+        raise VerificationError(f"{error}; the simulator is another one, which may be why: {differences}") from error
 
 
 def _compare(path: str, found: Any, expected: Any) -> None:

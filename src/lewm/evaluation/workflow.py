@@ -1,7 +1,10 @@
 """From a run to a result: load the checkpoint, build the agent, evaluate."""
 
 import json
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import numpy as np
 
 from lewm.checkpoint import Checkpoint, load_checkpoint
 from lewm.config import PlannerConfig
+from lewm.envs.base import make_batch
 from lewm.errors import ConfigError
 from lewm.evaluation.label_goals import compare_goals, matching_store
 from lewm.evaluation.success import evaluate_success
@@ -16,6 +20,10 @@ from lewm.planning.mpc import MPCPolicy
 from lewm.registry import EVALUATIONS
 from lewm.versions import versions
 
+logger = logging.getLogger(__name__)
+
+REPEAT_OPTIONS = ("action_repeat", "frame_skip")
+"""Options of worlds that say how long an env step is."""
 ERROR_COLUMNS = {
     "position_error": ("position error, median", "{median_px:.1f} px"),
     "angle_error": ("angle error, median", "{median_rad:.3f} rad"),
@@ -44,12 +52,15 @@ def evaluate(
     """How often a run reaches goals that it never trained on: the result of ``lewm eval success``, JSON-ready.
 
     ``episodes`` start/goal pairs per distance and stratum, made with the settings of ``make_manifest``. ``planner`` defaults to the run's own
-    settings, ``env`` to the world of its data, whose options ``env_options`` change.
+    settings, ``env`` to the world of its data, whose options ``env_options`` change. ``ConfigError`` for a world with other actions than the run's;
+    an env step of another length is allowed where ``env_options`` say so, and the result then records the trained one as
+    ``planner.trained_action_repeat``.
     ``data`` (the training set) is needed where goals are compared by labels (``planner.goal``): a probe of them is fitted on it.
     """
     checkpoint = load_checkpoint(run, device)
     planner = planner or checkpoint.config.planner
     name, options = _world(checkpoint, env, env_options)
+    repeat = _check_actions(checkpoint, name, options, env_options or {})
     comparison = compare_goals(checkpoint, planner, name, options, data)
     return evaluate_success(
         MPCPolicy(checkpoint.model, planner, comparison.readout),
@@ -62,7 +73,7 @@ def evaluate(
         data_policy=data_policy,
         is_rest_start=is_rest_start,
         strata=strata,
-        planner=comparison.describe(planner),
+        planner=comparison.describe(planner) | repeat,
         checkpoint_sha256=checkpoint.sha256,
         dataset_sha256=str(checkpoint.provenance.get("dataset_sha256", "")),
         training_episode_seeds=_training_seeds(checkpoint),
@@ -94,6 +105,8 @@ def evaluate_latents(name: str, run: Path | str, data: Path | str, *, device: st
     return result | {
         "checkpoint_sha256": checkpoint.sha256,
         "dataset_sha256": sha256,
+        "env": store.env.get("name"),
+        "action_repeat": store.action_spec.action_repeat,
         "is_training_dataset": checkpoint.provenance.get("dataset_sha256") == sha256,
         "versions": versions(),
         "command": command,
@@ -104,7 +117,10 @@ def latent_table(result: dict[str, Any]) -> str:
     """The result of ``evaluate_latents`` as plain text."""
     tables = {"probe": _probe_table, "collapse": _collapse_table, "atari-labels": _labels_table}
     table = tables.get(result.get("evaluation", ""))
-    return json.dumps(result, indent=2) if table is None else table(result)
+    if table is None:
+        return json.dumps(result, indent=2)
+    env = result.get("env") or "recordings without a simulator"
+    return f"{table(result)}\n{env}, action repeat {result['action_repeat']}" if "action_repeat" in result else table(result)
 
 
 def _probe_table(result: dict[str, Any]) -> str:
@@ -143,12 +159,18 @@ def _labels_table(result: dict[str, Any]) -> str:
     rows.append(("mean of the categories", "", *(f"{scores['mean_f1']:.3f}" for scores in encoders.values())))
     counts = ", ".join(f"{frames[f'num_{part}_frames']:,} {part}" for part in ("training", "validation", "test"))
     lines = [f"weighted F1 of linear label probes; frames: {counts} ({frames['num_duplicate_test_frames']:,} duplicates left out)", *_columns(rows)]
-    if result["relative_f1"] is not None:
-        lines.append(f"relative F1 (0: untrained, 1: supervised): {result['relative_f1']:.3f}")
+    converged = {name: scores["converged"]["mean_f1"] for name, scores in encoders.items() if "converged" in scores}
+    lines.append("means with converged classifiers on standardised latents: " + ", ".join(f"{name} {f1:.3f}" for name, f1 in converged.items()))
+    for how, relative in (("", result["relative_f1"]), (", converged classifiers", result["converged_relative_f1"])):
+        if relative is not None:
+            lines.append(f"relative F1 (0: untrained, 1: supervised){how}: {relative:.3f}")
     lines += [f"dropped {name}: {reason}" for name, reason in result["dropped_labels"].items()]
     if result.get("is_training_dataset"):
         held_out = f"{frames['num_heldout_test_episodes']} of {frames['num_test_episodes']} test episodes"
+        held_out += f" ({frames['num_heldout_test_frames']:,} of {frames['num_test_frames']:,} test frames)"
         lines.append(f"the run was trained, without labels, on this dataset; it held out {held_out}")
+    if encoders.get("supervised", {}).get("is_still_falling"):
+        lines.append("the supervised reference was still improving at its last step and is weaker than it could be: raise --supervised-steps")
     lines.append(f"{'comparable' if result['comparable'] else 'not comparable'} with AtariARI's published numbers: {result['why']}")
     return "\n".join(lines)
 
@@ -182,6 +204,27 @@ def _world(checkpoint: Checkpoint, env: str | None, env_options: dict[str, Any] 
         raise ConfigError("this run was trained on data without a simulator; name a world with --env")
     options = dict(trained.get("options", {})) if name == trained.get("name") else {}
     return name, options | (env_options or {})
+
+
+def _check_actions(checkpoint: Checkpoint, name: str, options: dict[str, Any], explicit: dict[str, Any]) -> dict[str, int]:
+    """What a result has to record where an env step is not as long as in training; ``ConfigError`` for actions that mean something else."""
+    trained = checkpoint.model.action_spec
+    if trained.kind == "none":
+        return {}  # the agent says that it cannot plan
+    with closing(make_batch(name, 1, **options)) as envs:
+        found = envs.action_spec
+    if replace(found, action_repeat=trained.action_repeat) != trained:
+        raise ConfigError(
+            f"the run was trained on {trained}, env {name!r} has {found} with these options: evaluate in a world with the run's actions, "
+            "without options that change them"
+        )
+    if found.action_repeat == trained.action_repeat:
+        return {}
+    difference = f"the run was trained with action repeat {trained.action_repeat}, env {name!r} has {found.action_repeat}"
+    if not set(REPEAT_OPTIONS) & set(explicit):
+        raise ConfigError(f"{difference}: give --env-option action_repeat={trained.action_repeat} (Atari: frame_skip), or the one that you mean")
+    logger.warning("%s: env steps of another length, as asked for", difference)
+    return {"trained_action_repeat": trained.action_repeat}
 
 
 def _training_seeds(checkpoint: Checkpoint) -> np.ndarray | None:

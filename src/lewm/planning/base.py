@@ -73,7 +73,7 @@ class Plan:
     """One plan per episode."""
 
     blocks: Float[Tensor, "E T A"]
-    """In env units, within the bounds; discrete: one-hot."""
+    """In env units; discrete: one-hot. A planner without ``use_bounds`` may leave the world's bounds: ``BlockSpace.executable`` comes after it."""
     cost: Float[Tensor, " E"]
     """Cost of exactly these blocks."""
     num_iterations: int

@@ -38,8 +38,8 @@ def start_distribution(
 class GaussianBlocks:
     """A diagonal Gaussian over continuous actions, in standard deviations of the training actions.
 
-    Samples are clamped to the world's bounds in env units only: refitting on clamped ones would shrink the Gaussian at the bounds, where the best
-    plans are.
+    With ``use_bounds`` samples are clamped to the world's bounds, in env units only: refitting on clamped ones would shrink the Gaussian at the
+    bounds, where the best plans are.
     """
 
     RETURNS_BEST: ClassVar[bool] = False
@@ -50,7 +50,7 @@ class GaussianBlocks:
 
     @property
     def mode(self) -> Float[Tensor, "E T A"]:
-        """The mean, within the bounds."""
+        """The mean in env units, within the bounds if ``use_bounds``."""
         return self.env_units(self.centre)
 
     @property
@@ -89,7 +89,7 @@ class GaussianBlocks:
         return blocks.clamp(self._per_block(self.space.action_spec.low), self._per_block(self.space.action_spec.high))
 
     def normalise(self, blocks: Float[Tensor, "*E T A"]) -> Float[Tensor, "*E T A"]:
-        """The inverse of ``env_units`` within the bounds."""
+        """The inverse of ``env_units``, but for what it clamped."""
         return (blocks - self._per_block(self.space.mean)) / self._per_block(self.space.std)
 
     def _per_block(self, values: Sequence[float]) -> Float[Tensor, " A"]:

@@ -20,7 +20,8 @@ class CEM:
     """Cross-entropy method: refit a distribution on the elites, a fixed number of times.
 
     Continuous actions have a diagonal Gaussian, and its mean is the plan. Discrete ones have a categorical distribution per env step, and the plan
-    is the candidate of lowest cost that any iteration tried. Candidate 0 is the mode. Candidates whose cost is NaN are never elites.
+    is the candidate of lowest cost that any iteration tried. Candidate 0 is the mode. A cost that is NaN counts as infinite: such a candidate is an
+    elite only where fewer than ``num_elites`` others have a finite cost.
     """
 
     def __init__(self, config: PlannerConfig) -> None:

@@ -29,7 +29,7 @@ def header(evidence: Evidence) -> str:
     lead = (
         f"95 % interval {_range(success)}, n = {row.fields['n']} start and goal pairs from episodes that it never trained on, {row.distance} env "
         f"steps apart, "
-        f"within {row.fields['budget_env_steps']} env steps{settings_words(row.result['manifest'])}."
+        f"within {row.fields['budget_env_steps']} env steps{markup.escape(settings_words(row.result['manifest']))}."
     )
     return f"<header>{eyebrow}<h1>{title}</h1>{markup.paragraph(lead, 'lead')}{_ladder(evidence, row)}</header>"
 
