@@ -256,7 +256,9 @@ def test_an_action_that_cannot_be_taken_is_refused_and_names_its_episode(actions
 
 def test_an_action_at_a_bound_that_float32_rounds_up_is_taken():
     batch = started("quadruped-walk", (1,))
+    before = batch.get_states()
     batch.step(np.array([batch.action_spec.high], np.float32))
+    assert batch.get_states() != before
 
 
 def test_states_of_other_worlds_versions_and_sizes_are_refused():
