@@ -17,6 +17,7 @@ from lewm.envs.atari_frames import FrameMaker
 from lewm.envs.atari_labels import NUM_FACTS, Labels
 from lewm.envs.atari_options import parse_options
 from lewm.envs.atari_state import Glimpse, Moment, read, write
+from lewm.envs.base import check_count, check_seeds
 from lewm.errors import EnvError
 from lewm.schema import ActionSpec, Observation, ObservationSpec
 
@@ -69,10 +70,7 @@ class AtariBatch:
     def reset(self, seeds: Sequence[int]) -> None:
         """Start new episodes: the seed decides how long the console waits first, sticky actions and the goal."""
         self._require_open()
-        self._check_count("seeds", len(seeds))
-        for seed in seeds:
-            if not 0 <= seed < 2**64:
-                raise EnvError(f"a seed must be in [0, 2**64), got {seed}")
+        check_seeds(seeds, self.num_envs)
         for console, seed in zip(self._consoles, seeds, strict=True):
             console.reset(int(seed))
         self._goals = [None] * self.num_envs
@@ -199,7 +197,7 @@ class AtariBatch:
         return out
 
     def _read(self, what: str, states: Sequence[bytes]) -> list[Moment]:
-        self._check_count(what, len(states))
+        check_count(what, len(states), self.num_envs)
         return [read(state, self._dynamics, self._screens_shape) for state in states]
 
     def _checked_actions(self, actions: np.ndarray) -> np.ndarray:
@@ -211,10 +209,6 @@ class AtariBatch:
             row = int(np.flatnonzero(~is_allowed)[0])
             raise EnvError(f"actions must be in [0, {len(self._actions) - 1}], got {int(actions[row])} for episode {row}")
         return actions
-
-    def _check_count(self, what: str, count: int) -> None:
-        if count != self.num_envs:
-            raise EnvError(f"{what}: got {count} for {self.num_envs} episodes; give one each")
 
     def _require_open(self) -> None:
         if self._is_closed:

@@ -164,3 +164,17 @@ def canonical_name(name: str) -> str:
         return own_name if own_name == name or ENVS.load(own_name) is env_class else name
     except ConfigError:
         return name
+
+
+def check_count(what: str, count: int, num_envs: int) -> None:
+    """``EnvError`` unless there is one value for each episode."""
+    if count != num_envs:
+        raise EnvError(f"{what}: got {count} for {num_envs} episodes; give one each")
+
+
+def check_seeds(seeds: Sequence[int], num_envs: int) -> None:
+    """``EnvError`` unless there is one seed in [0, 2**64) for each episode."""
+    check_count("seeds", len(seeds), num_envs)
+    for seed in seeds:
+        if not 0 <= seed < 2**64:
+            raise EnvError(f"a seed must be in [0, 2**64), got {seed}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lewm.envs import dmc_states
-from lewm.envs.base import EpisodeError
+from lewm.envs.base import EpisodeError, check_count, check_seeds
 from lewm.envs.dmc_goals import LabelTable, Predicate
 from lewm.envs.dmc_options import parse_options
 from lewm.envs.dmc_simulator import Moment, Simulator
@@ -95,10 +95,7 @@ class DmcBatch:
     def reset(self, seeds: Sequence[int]) -> None:
         """Start new episodes as the suite does, with start, model variation and goal drawn from each episode's seed."""
         self._require_open()
-        self._check_count("seeds", len(seeds))
-        for seed in seeds:
-            if not 0 <= seed < 2**64:
-                raise EnvError(f"a seed must be in [0, 2**64), got {seed}")
+        check_seeds(seeds, self.num_envs)
         starts = [self._simulator.initialise([seed]) for seed in seeds]
         self._take_over(starts, [self._draw_goal(start, seed) for start, seed in zip(starts, seeds, strict=True)])
 
@@ -146,14 +143,14 @@ class DmcBatch:
     def set_states(self, states: Sequence[bytes]) -> None:
         """Take over one state per episode; ``EnvError`` for one of another task or version."""
         self._require_open()
-        self._check_count("states", len(states))
+        check_count("states", len(states), self.num_envs)
         moments = [dmc_states.unpack(self.name, state, self._simulator) for state in states]
         self._take_over([now for now, _ in moments], [goal for _, goal in moments])
 
     def set_goals(self, states: Sequence[bytes]) -> None:
         """Make the present world of one state the goal of each episode."""
         self._require_started()
-        self._check_count("goal states", len(states))
+        check_count("goal states", len(states), self.num_envs)
         self._take_over_goals([dmc_states.unpack(self.name, state, self._simulator)[0] for state in states])
 
     def at_rest(self, states: Sequence[bytes]) -> list[bytes]:
@@ -261,10 +258,6 @@ class DmcBatch:
         self._require_open()
         if not self._now:
             raise EnvError("this environment has no episode yet; call reset or set_state first")
-
-    def _check_count(self, what: str, count: int) -> None:
-        if count != self.num_envs:
-            raise EnvError(f"{what}: got {count} for {self.num_envs} episodes; give one each")
 
     def _checked_actions(self, actions: np.ndarray) -> np.ndarray:
         actions = np.asarray(actions)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lewm.envs.base import check_count
 from lewm.envs.pool_worker import RowsDescription, RowsServant, SharedFrames
 from lewm.envs.worker_processes import WorkerDiedError, WorkerProcess
 from lewm.errors import EnvError
@@ -66,7 +67,7 @@ class PooledBatch:
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Start new episodes, one seed each."""
-        self._check_count("seeds", len(seeds))
+        check_count("seeds", len(seeds), self.num_envs)
         self._for_rows("reset", list(seeds))
         self._seeds = list(seeds)
 
@@ -94,13 +95,13 @@ class PooledBatch:
 
     def set_states(self, states: Sequence[bytes]) -> None:
         """Take over one state per episode."""
-        self._check_count("states", len(states))
+        check_count("states", len(states), self.num_envs)
         self._for_rows("set_states", list(states))
         self._seeds = None
 
     def set_goals(self, states: Sequence[bytes]) -> None:
         """Make one state the goal of each episode."""
-        self._check_count("goal states", len(states))
+        check_count("goal states", len(states), self.num_envs)
         self._for_rows("set_goals", list(states))
 
     def observe_goals(self) -> Observation[np.ndarray]:
@@ -256,10 +257,6 @@ class PooledBatch:
             out = np.empty_like(frames.array)
         np.copyto(out, frames.array)
         return Observation(out, None if proprioception[0] is None else np.concatenate(proprioception))
-
-    def _check_count(self, what: str, count: int) -> None:
-        if count != self.num_envs:
-            raise EnvError(f"{what}: got {count} for {self.num_envs} episodes; give one each")
 
 
 class _Resources:

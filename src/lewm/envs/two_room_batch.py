@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lewm.envs.base import check_count, check_seeds
 from lewm.envs.two_room_drawing import Canvas
 from lewm.envs.two_room_layout import MOMENT, PERTURBATIONS, SPEED_PX, WALL_X_PX, check_layouts, parse_options
 from lewm.envs.two_room_physics import LegalSpace, move_official, move_swept, room_positions
@@ -65,10 +66,7 @@ class TwoRoomBatch:
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Start new episodes: layout, start and goal are drawn from each episode's seed; rooms independently, positions uniformly in them."""
-        self._check_count("seeds", len(seeds))
-        for seed in seeds:
-            if not 0 <= seed < 2**64:
-                raise EnvError(f"a seed must be in [0, 2**64), got {seed}")
+        check_seeds(seeds, self.num_envs)
         for episode, seed in enumerate(seeds):
             generator = np.random.default_rng(seed)
             moments = np.stack([self.options.draw_layout(generator)] * 2)
@@ -106,7 +104,7 @@ class TwoRoomBatch:
 
     def set_states(self, states: Sequence[bytes]) -> None:
         """Take over one state per episode; ``EnvError`` for one of another environment or version, or that is not legal here."""
-        self._check_count("states", len(states))
+        check_count("states", len(states), self.num_envs)
         pairs = self._read(states)
         self._now, self._goals = pairs[:, 0].copy(), pairs[:, 1].copy()
         self._take_over()
@@ -114,7 +112,7 @@ class TwoRoomBatch:
     def set_goals(self, states: Sequence[bytes]) -> None:
         """Make the world of one state the goal of each episode."""
         self._require_started()
-        self._check_count("goal states", len(states))
+        check_count("goal states", len(states), self.num_envs)
         self._goals = self._read(states)[:, 0].copy()
         self._goal_canvas.prepare(self._goals)
 
@@ -187,10 +185,6 @@ class TwoRoomBatch:
     def _require_started(self) -> None:
         if not self._has_started:
             raise EnvError("this environment has no episode yet; call reset or set_state first")
-
-    def _check_count(self, what: str, count: int) -> None:
-        if count != self.num_envs:
-            raise EnvError(f"{what}: got {count} for {self.num_envs} episodes; give one each")
 
     def _checked_actions(self, actions: np.ndarray) -> np.ndarray:
         actions = np.asarray(actions)
