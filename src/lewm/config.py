@@ -163,7 +163,7 @@ class PredictorConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """What is minimised: next-latent prediction + weight * regulariser."""
+    """What is minimised: next-latent prediction + weight * regulariser, and auxiliary losses where asked for."""
 
     name: str = "lewm"
     """Which objective; `lewm list objectives` shows them."""
@@ -173,9 +173,11 @@ class ObjectiveConfig:
     """M: random directions on which SIGReg compares the latents with a Gaussian."""
     num_knots: int = 17
     """K: points in [0, 3] at which the characteristic function is compared."""
+    inverse_weight: float = 0.0
+    """Weight of recovering each action block from the latents before and after it: against latents that hold only what moves by itself; 0: off."""
 
     def __post_init__(self) -> None:
-        _at_least(0, weight=self.weight)
+        _at_least(0, weight=self.weight, inverse_weight=self.inverse_weight)
         _at_least(1, num_directions=self.num_directions)
         _at_least(2, num_knots=self.num_knots)
 

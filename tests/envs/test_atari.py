@@ -377,3 +377,21 @@ def test_native_is_a_word_for_the_screen_itself() -> None:
 def test_goal_labels_that_are_no_names_are_refused(goal_labels: object) -> None:
     with pytest.raises(EnvError, match="goal_labels must be a list of label names"):
         make("pong", goal_labels=goal_labels)
+
+
+def test_waiting_out_the_opening_tune_leaves_a_player_who_moves_at_once() -> None:
+    moved = []
+    for waits in ({}, {"min_num_noops": 270, "max_num_noops": 300}):
+        batch = make("ms_pacman", **waits)
+        batch.reset([3])
+        columns = [batch.label_names.index(name) for name in ("player_x", "player_y")]
+        before = batch.labels()[0, columns]
+        for _ in range(6):
+            batch.step(np.array([3]))
+        moved.append(not np.array_equal(batch.labels()[0, columns], before))
+    assert moved == [False, True]
+
+
+def test_a_shortest_wait_above_the_longest_is_refused() -> None:
+    with pytest.raises(EnvError, match=r"min_num_noops must be a whole number in \[0, 30\], got 31"):
+        make("ms_pacman", min_num_noops=31)

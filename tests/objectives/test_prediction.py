@@ -20,9 +20,9 @@ CONFIG = Config(
 )
 
 
-def objective(weight: float = 0.3, seed: int = 0) -> LeWMObjective:
+def objective(weight: float = 0.3, seed: int = 0, inverse_weight: float = 0.0) -> LeWMObjective:
     torch.manual_seed(0)
-    config = replace(CONFIG, objective=replace(CONFIG.objective, weight=weight))
+    config = replace(CONFIG, objective=replace(CONFIG.objective, weight=weight, inverse_weight=inverse_weight))
     specs = ObservationSpec(height_px=16, width_px=16), ActionSpec(kind="continuous", low=(-1.0, -1.0), high=(1.0, 1.0))
     return LeWMObjective(config, WorldModel(config, *specs), seed=seed)
 
@@ -81,6 +81,22 @@ def test_weight_zero_still_reports_sigreg_but_does_not_follow_it():
     loss, terms = model(clip(), 0)
     assert float(terms["sigreg"]) > 0.5
     assert float(loss.detach()) == float(terms["prediction_loss"])
+
+
+def test_an_inverse_weight_adds_that_multiple_of_recovering_the_normalised_actions():
+    plain, model = objective().eval(), objective(inverse_weight=0.7).eval()
+    for each in (plain, model):
+        each.world_model.set_action_statistics((0.5, -1.0), (2.0, 0.25))
+    loss, terms = model(clip(), 5)
+    normalised = (clip().blocks.view(8, 3, 5, 2) - torch.tensor([0.5, -1.0])) / torch.tensor([2.0, 0.25])
+    inverse_loss = model.inverse(model.world_model.encode(clip().observations), normalised.flatten(2))
+    torch.testing.assert_close(terms["inverse_loss"], inverse_loss.detach())
+    torch.testing.assert_close(loss, plain(clip(), 5)[0] + 0.7 * inverse_loss)
+
+
+def test_without_an_inverse_weight_there_is_nothing_to_train_but_the_world_model():
+    assert all(name.startswith("world_model.") for name, _ in objective().named_parameters())
+    assert "inverse_loss" not in objective()(clip(), 0)[1]
 
 
 def test_the_loss_is_a_function_of_seed_step_and_clip():

@@ -43,7 +43,8 @@ class Console:
         ale = self.emulator.ale
         self.emulator.restart()
         self._begin(seed)
-        num_noops = int(np.random.default_rng([seed, RESET_STREAM]).integers(self._options.max_num_noops + 1))
+        low, high = self._options.min_num_noops, self._options.max_num_noops
+        num_noops = int(np.random.default_rng([seed, RESET_STREAM]).integers(low, high + 1))
         presses = [NOOP] * num_noops + [FIRE] * self._options.is_fired_on_reset
         for press in presses:
             ale.act(press)

@@ -33,8 +33,10 @@ class AtariOptions:
     """Sticky actions: the probability, at each emulator frame, that the console keeps the previous action (Machado et al. 2018 use 0.25)."""
     full_action_space: bool = False
     """All 18 actions instead of those that the game reacts to; choice 0 does nothing either way."""
+    min_num_noops: int = 0
+    """At the reset the console waits at least this many emulator frames: past the tune that some games begin with (Ms. Pac-Man: 270)."""
     max_num_noops: int = 30
-    """At the reset the console waits a number of emulator frames that the seed draws from 0..max_num_noops."""
+    """At the reset the console waits a number of emulator frames that the seed draws from min_num_noops..max_num_noops."""
     is_fired_on_reset: bool = False
     """Press FIRE for one emulator frame after the waiting. Off, because random policies press it themselves."""
     difficulty: int | None = None
@@ -59,6 +61,7 @@ class AtariOptions:
             raise EnvError(f"unknown resampler {self.resampler!r}.{did_you_mean(str(self.resampler), get_args(Resampler))}")
         _check_whole("frame_skip", self.frame_skip, 1, 60)
         _check_whole("max_num_noops", self.max_num_noops, 0, 10_000)
+        _check_whole("min_num_noops", self.min_num_noops, 0, self.max_num_noops)
         _check_whole("max_env_steps", self.max_env_steps, 1, 2**31)
         for name in ("difficulty", "mode"):
             if getattr(self, name) is not None:

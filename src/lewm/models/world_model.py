@@ -137,13 +137,17 @@ class WorldModel(nn.Module):
         return torch.stack(latents[1:], dim=1).view(num_episodes, num_candidates, num_steps, -1)
 
     def embed_blocks(self, blocks: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch W"]:
-        """What conditions the predictor: action blocks in env units, z-scored per raw dimension (missing values become the mean), embedded."""
+        """What conditions the predictor: action blocks in env units, normalised (missing values become the mean) and embedded."""
+        embedded: Tensor = self.action_encoder(torch.nan_to_num(self.normalised_blocks(blocks), nan=0.0))
+        return embedded
+
+    def normalised_blocks(self, blocks: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch A"]:
+        """Action blocks in env units, z-scored per raw dimension; missing values stay NaN."""
         mean, std = self.action_mean.repeat(self.action_block), self.action_std.repeat(self.action_block)
         if blocks.shape[-1] != len(mean):
             per_step = f"{self.action_spec.dimension} per env step x {self.action_block} env steps"
             raise DataError(f"an action block has {len(mean)} numbers ({per_step}), got {blocks.shape[-1]}")
-        embedded: Tensor = self.action_encoder(torch.nan_to_num((blocks.to(mean.dtype) - mean) / std, nan=0.0))
-        return embedded
+        return (blocks.to(mean.dtype) - mean) / std
 
     def _seen_context(self, latents: Tensor, modulations: list[list[Tensor]], num_candidates: int) -> list[KeysValues] | None:
         """What the predictor keeps of context steps: computed once per episode and then repeated for each candidate."""

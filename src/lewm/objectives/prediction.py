@@ -7,26 +7,42 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lewm.config import Config
+from lewm.models.world_model import WorldModel
+from lewm.objectives.auxiliary import InverseDynamics
 from lewm.objectives.base import Objective
-from lewm.objectives.sigreg import random_directions, sigreg
+from lewm.objectives.sigreg import Reduce, random_directions, sigreg
 from lewm.schema import Clip
 
 
 class LeWMObjective(Objective):
     """mean (predicted - next latent)^2 + weight * SIGReg (arXiv 2603.19312, eq. 1), with gradients through the targets too.
 
-    No stop-gradient, no moving average, no decoder: SIGReg alone keeps the latents from collapsing, so weight 0 collapses.
+    No stop-gradient, no moving average, no decoder: SIGReg alone keeps the latents from collapsing, so weight 0 collapses. An ``inverse_weight``
+    above 0 adds that multiple of ``InverseDynamics``, whose networks only training needs.
     """
 
+    tunable_weights = ("weight", "inverse_weight")
+    trainer_networks = ("inverse",)
+
+    def __init__(self, config: Config, world_model: WorldModel, *, seed: int, reduce: Reduce | None = None) -> None:
+        super().__init__(config, world_model, seed=seed, reduce=reduce)
+        self.inverse = InverseDynamics(world_model) if config.objective.inverse_weight > 0 else None
+
     def forward(self, clip: Clip[Tensor], step: int) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-        """Terms: ``prediction_loss`` and ``sigreg`` (reported even at weight 0)."""
+        """Terms: ``prediction_loss``, ``sigreg`` (reported even at weight 0) and, if it has a weight, ``inverse_loss``."""
         latents = self.world_model.encode(clip.observations)  # [B, T+1, D]
         predicted = self.world_model.predict(latents[:, :-1], clip.blocks)
         prediction_loss = (predicted - latents[:, 1:]).float().square().mean()
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.weight > 0):
             statistic = self._sigreg(latents, step)
         loss = prediction_loss + self.config.weight * statistic
-        return loss, {"prediction_loss": prediction_loss.detach(), "sigreg": statistic.detach()}
+        terms = {"prediction_loss": prediction_loss.detach(), "sigreg": statistic.detach()}
+        if self.inverse is not None:
+            inverse_loss = self.inverse(latents, self.world_model.normalised_blocks(clip.blocks))
+            loss = loss + self.config.inverse_weight * inverse_loss
+            terms["inverse_loss"] = inverse_loss.detach()
+        return loss, terms
 
     def _sigreg(self, latents: Float[Tensor, "B T D"], step: int) -> Float[Tensor, ""]:
         """Of each time step over the batch, with directions that all processes share."""
