@@ -1,0 +1,110 @@
+"""How Push-T moves: one pymunk space with four walls, the pusher and the block, driven as gym-pusht drives it.
+
+The pusher is kinematic: nothing stops it, not even a wall. A proportional-derivative controller of 100 Hz steers it towards the target of its
+control step of 0.1 s. The table is viscous to the utmost (damping 0): what is not pushed stands still. Everything is added, placed and stepped in the
+order of gym-pusht, because pymunk's results depend on it.
+
+What pymunk remembers between two steps (impulses of contacts, corrections of overlaps, the order in which its search trees find contacts) cannot be
+read or restored through its interface. Hence the two kinds of contacts in ``PushTOptions``.
+"""
+
+import numpy as np
+import pymunk
+
+from lewm.envs.push_t_geometry import BAR_SCALES, STEM_SCALES
+from lewm.envs.push_t_layout import WALL_HIGH_PX, WALL_LOW_PX, WALL_RADIUS_PX
+from lewm.errors import EnvError
+
+SUBSTEP_S = 0.01
+NUM_SUBSTEPS = 10
+POSITION_GAIN, VELOCITY_GAIN = 100.0, 20.0
+BLOCK_MASS = 1.0
+FIRST_AGENT_PX, FIRST_BLOCK_PX = (256.0, 400.0), (256.0, 300.0)
+"""Where things are put before they are placed: pymunk's trees remember it."""
+SUPPORTED_MAJOR = 6
+Moment = np.void | np.ndarray
+"""One ``MOMENT``: an element of an array of them, or an array of no axes."""
+
+
+def check_pymunk() -> None:
+    """``EnvError`` for a pymunk whose physics are not those that Push-T, its datasets and gym-pusht were made with."""
+    if int(pymunk.version.split(".")[0]) != SUPPORTED_MAJOR:
+        raise EnvError(
+            f"Push-T needs pymunk {SUPPORTED_MAJOR} and {pymunk.version} is installed, whose physics are others: "
+            "pip install 'pymunk>=6.6,<7', or 'lewm[push-t]'"
+        )
+
+
+class Tabletop:
+    """A pymunk space with the measures of one moment; pusher and block wait to be placed."""
+
+    def __init__(self, layout: Moment) -> None:
+        self._space = pymunk.Space()
+        self._space.damping = 0.0
+        low, high = WALL_LOW_PX, WALL_HIGH_PX
+        friction, scale = float(layout["friction"]), float(layout["block_scale_px"])
+        ends = (((low, high), (low, low)), ((low, low), (high, low)), ((high, low), (high, high)), ((low, high), (high, high)))
+        walls = [pymunk.Segment(self._space.static_body, first, second, WALL_RADIUS_PX) for first, second in ends]
+        self._agent = pymunk.Body(body_type=pymunk.Body.KINEMATIC)
+        self._agent.position = FIRST_AGENT_PX
+        pusher = pymunk.Circle(self._agent, float(layout["agent_radius_px"]))
+        bar, stem = (_rectangle(corners, scale) for corners in (BAR_SCALES, STEM_SCALES))
+        # Both halves have the bar's moment of inertia in gym-pusht.
+        self._block = pymunk.Body(BLOCK_MASS, 2 * pymunk.moment_for_poly(BLOCK_MASS, bar))
+        halves = [pymunk.Poly(self._block, vertices) for vertices in (bar, stem)]
+        self._block.center_of_gravity = (halves[0].center_of_gravity + halves[1].center_of_gravity) / 2
+        self._block.position = FIRST_BLOCK_PX
+        for shape in (*walls, pusher):
+            shape.friction = 1.0  # pymunk multiplies: what touches the block has the block's coefficient
+        for half in halves:
+            half.friction = friction
+        self._space.add(*walls)
+        self._space.add(self._agent, pusher)
+        self._space.add(self._block, *halves)
+
+    def start(self, agent_px: np.ndarray, block_px: np.ndarray, block_rad: float) -> None:
+        """As gym-pusht's reset does: the block is put down before it is turned, about its centre of mass, and the space steps once."""
+        self._agent.position, self._block.position = _pair(agent_px), _pair(block_px)
+        self._block.angle = float(block_rad)
+        self._space.step(SUBSTEP_S)
+
+    def place(self, moment: Moment) -> None:
+        """Put pusher and block where a moment says, as fast as it says; only in a space that has not stepped yet is that all there is to know."""
+        agent, block = self._agent, self._block
+        agent.position, agent.velocity = _pair(moment["agent_px"]), _pair(moment["agent_velocity_px_s"])
+        block.angle = float(moment["block_rad"])
+        block.position, block.velocity = _pair(moment["block_px"]), _pair(moment["block_velocity_px_s"])
+        block.angular_velocity = float(moment["block_velocity_rad_s"])
+
+    def control(self, target_x: float, target_y: float) -> None:
+        """One control step towards a target."""
+        agent, step = self._agent, self._space.step
+        for _ in range(NUM_SUBSTEPS):
+            (x, y), (velocity_x, velocity_y) = agent.position, agent.velocity
+            agent.velocity = (
+                velocity_x + (POSITION_GAIN * (target_x - x) - VELOCITY_GAIN * velocity_x) * SUBSTEP_S,
+                velocity_y + (POSITION_GAIN * (target_y - y) - VELOCITY_GAIN * velocity_y) * SUBSTEP_S,
+            )
+            step(SUBSTEP_S)
+
+    @property
+    def agent_px(self) -> tuple[float, float]:
+        """Where the pusher is."""
+        x, y = self._agent.position
+        return x, y
+
+    def write_to(self, moment: Moment) -> None:
+        """Write poses and velocities into a moment."""
+        agent, block = self._agent, self._block
+        moment["agent_px"], moment["agent_velocity_px_s"] = agent.position, agent.velocity
+        moment["block_px"], moment["block_rad"] = block.position, block.angle
+        moment["block_velocity_px_s"], moment["block_velocity_rad_s"] = block.velocity, block.angular_velocity
+
+
+def _rectangle(corners_scales: tuple[tuple[float, float], tuple[float, float]], scale: float) -> list[tuple[float, float]]:
+    (x_low, y_low), (x_high, y_high) = corners_scales
+    return [(x_low * scale, y_high * scale), (x_high * scale, y_high * scale), (x_high * scale, y_low * scale), (x_low * scale, y_low * scale)]
+
+
+def _pair(values: np.ndarray) -> tuple[float, float]:
+    return float(values[0]), float(values[1])
