@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lewm.envs.canvas import add_noise, checked_out, patches_of
-from lewm.envs.push_t_geometry import BAR_SCALES, REACH_SCALES, STEM_SCALES, block_centers
+from lewm.envs.push_t_geometry import BAR_SCALES, STEM_SCALES, corners
 from lewm.envs.push_t_layout import TABLE_PX, WALL_HIGH_PX, WALL_LOW_PX
 
 WALL_COLOR, ZONE_COLOR = (211, 211, 211), (144, 238, 144)
@@ -26,7 +26,7 @@ LIGHTENING = 1.2
 """A shape's inside is brighter than its edge by this factor."""
 SAMPLED_EDGE_PX = 1.0
 """How wide an edge is, in px of 512, that is sampled as sharp as it comes."""
-CHUNK_PIXELS = 1 << 15
+CHUNK_PIXELS = 1 << 12
 """Patch pixels drawn together: keeps the float32 intermediates in the processor's cache."""
 
 
@@ -54,7 +54,8 @@ class Canvas:
         distance = np.maximum(WALL_LOW_PX - self._centers, self._centers - WALL_HIGH_PX)
         across = np.maximum(distance[None, :], distance[:, None])
         self._walls = self._cover(across - OUTLINE_PX) - self._cover(across + OUTLINE_PX)  # [Y, X]
-        self._first_free, self._last_free = np.flatnonzero(self._walls[self._side_px // 2] == 0)[[0, -1]]
+        is_free = (self._walls[self._side_px // 2] == 0) & (distance < 0)
+        self._first_free, self._last_free = np.flatnonzero(is_free)[[0, -1]]
         self._tables = np.zeros((0, self._side_px, self._side_px, 3), np.uint8)
         self._table_of = np.zeros(0, np.intp)
 
@@ -92,8 +93,9 @@ class Canvas:
         return out
 
     def _draw_blocks(self, frames: np.ndarray, moments: np.ndarray, painter: "Painter") -> None:
-        reach = REACH_SCALES * float(moments["block_scale_px"].max()) + OUTLINE_PX
-        self._draw_patches(frames, moments, block_centers(moments), reach, painter)
+        places = corners(moments)
+        low, high = places.min(1), places.max(1)
+        self._draw_patches(frames, moments, (low + high) / 2, float((high - low).max()) / 2 + OUTLINE_PX, painter)
 
     def _draw_patches(self, frames: np.ndarray, moments: np.ndarray, centers: np.ndarray, reach_px: float, painter: "Painter") -> None:
         """Paint a shape that reaches ``reach_px`` around ``centers`` [E, 2] into ``frames``, under the walls."""
@@ -152,7 +154,7 @@ def _block_distances(moments: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple
     x, y = x - origin_x, y - origin_y
     along, across = cosine * x + sine * y, cosine * y - sine * x
     aside = np.abs(along)
-    bar_aside, stem_aside = (aside - scale * np.float32(corners[1][0]) for corners in (BAR_SCALES, STEM_SCALES))
+    bar_aside, stem_aside = (aside - scale * np.float32(rectangle[1][0]) for rectangle in (BAR_SCALES, STEM_SCALES))
     beyond_bar, beyond_stem, beyond_both = (
         np.abs(across - scale * np.float32((low + high) / 2)) - scale * np.float32((high - low) / 2)
         for low, high in ((BAR_SCALES[0][1], BAR_SCALES[1][1]), (STEM_SCALES[0][1], STEM_SCALES[1][1]), (BAR_SCALES[0][1], STEM_SCALES[1][1]))
