@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lewm.envs.push_t import PushT, PushTBatch
+from lewm.envs.push_t_expert import ExpertPolicy, NoiselessExpertPolicy
 from lewm.envs.push_t_geometry import distance_to_block
 from lewm.envs.push_t_navigation import actions_towards, waypoints
 from lewm.envs.push_t_policies import ContactPolicy, outline_place
@@ -82,5 +83,52 @@ def test_a_pusher_finds_its_way_round_the_block_without_touching_it():
     assert is_there.mean() > 0.95
 
 
-def test_data_are_recorded_with_contacts_by_default():
+@pytest.mark.parametrize("options", [{}, {"is_absolute": True}, {"success": "clear-strict"}])
+def test_the_noiseless_expert_reaches_random_goals_from_random_starts(options):
+    _, is_solved, actions = roll(NoiselessExpertPolicy(), range(8), 120, **options)
+    assert is_solved.any(0).mean() >= 0.8
+    assert actions.dtype == np.float32
+
+
+def test_the_expert_reaches_one_goal_of_its_own_after_another():
+    batch, policy = PushTBatch(3, size_px=16), ExpertPolicy()
+    batch.reset([1, 2, 3])
+    policy.reset(batch, [1, 2, 3], 150)
+    goals = [set() for _ in range(3)]
+    for _ in range(150):
+        batch.step(policy.act(batch))
+        for seen, goal in zip(goals, policy.goals, strict=True):
+            seen.add(goal.tobytes())
+    assert all(len(seen) >= 2 for seen in goals)
+
+
+def test_an_expert_without_retargeting_makes_for_the_goal_of_the_environment():
+    batch, policy = PushTBatch(1, size_px=16), ExpertPolicy(retarget=False, action_noise=0)
+    batch.reset([4])
+    policy.reset(batch, [4], 5)
+    assert policy.goals[0].tobytes() == batch.goal_moments[0].tobytes()
+
+
+@pytest.mark.parametrize("policy_class", [ExpertPolicy, NoiselessExpertPolicy])
+def test_an_episode_of_an_expert_is_the_same_alone_and_in_a_batch_and_with_a_longer_limit(policy_class):
+    _, _, together = roll(policy_class(), [1, 2, 3], 30)
+    _, _, alone = roll(policy_class(), [2], 20)
+    np.testing.assert_array_equal(together[:20, 1:2], alone)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"retarget": 1}, "retarget must be true or false, got 1"),
+        ({"action_noise": float("nan")}, r"action_noise must be in \[0, 100\] px, got nan"),
+        ({"max_goal_env_steps": 0}, "max_goal_env_steps must be at least 1, got 0"),
+    ],
+)
+def test_an_expert_refuses_options_that_make_no_sense(options, message):
+    with pytest.raises(EnvError, match=message):
+        ExpertPolicy(**options)
+
+
+def test_data_are_recorded_with_contacts_by_default_and_the_ceiling_is_an_expert_without_noise():
     assert PushT.DATA_POLICY == "contact"
+    assert PushT.POLICIES["expert-noiseless"] is NoiselessExpertPolicy

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from lewm.envs.base import Perturbation, ScriptedPolicy
 from lewm.envs.push_t_batch import ABSOLUTE_NAME, NAME, PushTBatch
+from lewm.envs.push_t_expert import ExpertPolicy, NoiselessExpertPolicy
 from lewm.envs.push_t_goals import STRATA
 from lewm.envs.push_t_layout import PERTURBATIONS, PushTOptions
 from lewm.envs.push_t_policies import ContactPolicy
@@ -28,7 +29,11 @@ class PushT(BatchOfOne):
     STRATA: ClassVar[tuple[str, ...]] = STRATA
     PERTURBATIONS: ClassVar[dict[str, Perturbation]] = PERTURBATIONS
     DATA_POLICY: ClassVar[str] = "contact"
-    POLICIES: ClassVar[dict[str, type[ScriptedPolicy]]] = {"contact": ContactPolicy}
+    POLICIES: ClassVar[dict[str, type[ScriptedPolicy]]] = {
+        "contact": ContactPolicy,
+        "expert": ExpertPolicy,
+        "expert-noiseless": NoiselessExpertPolicy,
+    }
     IS_ABSOLUTE: ClassVar[bool] = False
 
     @classmethod

@@ -4,7 +4,7 @@ Axes: E episode (or any number of rows n), s label.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,6 +42,10 @@ class Predicate:
     def goal_label_names(self) -> tuple[str, ...]:
         """The labels that decide, as a linear probe can read them."""
         return (LABEL_NAMES[:2] if self.is_agent_compared else ()) + ("block_x_px", "block_y_px", "block_sin", "block_cos")
+
+    def scaled(self, factor: float) -> "Predicate":
+        """The same with its tolerances multiplied."""
+        return replace(self, position_px=factor * self.position_px, angle_rad=factor * self.angle_rad)
 
     def is_within(self, labels: np.ndarray, goal_labels: np.ndarray) -> np.ndarray:
         """Whether labels [n, s] are within the tolerances of the goals', bool [n]."""

@@ -16,8 +16,8 @@ NUM_CORNERS = 24
 MARGIN_PX, TOUCH_MARGIN_PX = 8.0, 2.0
 """Beyond the pusher's radius: of the way round, and what still counts as not touching."""
 STEPS_OF_SEGMENT = np.linspace(0, 1, 14)
-OFF_TABLE_PX = 2000.0
-"""Added length of a piece of the way round that leaves the table."""
+SQUEEZE_PX = 150.0
+"""Added length of a piece of the way round between block and edge of the table, where the pusher may have to touch the block."""
 NO_WAY_PX = 1e5
 
 
@@ -25,6 +25,8 @@ def waypoints(moments: np.ndarray, destinations_px: np.ndarray) -> np.ndarray:
     """float64 [E, 2]: where each pusher should head now on its shortest way to its destination [E, 2]."""
     agents = moments["agent_px"]
     ring = way_round(moments)  # [E, K, 2]
+    is_off = np.asarray(((ring < 0) | (ring > TABLE_PX)).any(-1))
+    ring = np.clip(ring, 0, TABLE_PX)
     here, there = np.broadcast_to(agents[:, None], ring.shape), np.broadcast_to(destinations_px[:, None], ring.shape)
     ends = distance_to_block(np.stack([agents, destinations_px], 1), moments)
     limit = np.minimum(moments["agent_radius_px"] + TOUCH_MARGIN_PX, ends.min(-1))[:, None] - 0.5
@@ -33,7 +35,7 @@ def waypoints(moments: np.ndarray, destinations_px: np.ndarray) -> np.ndarray:
     is_seen_there = _is_free(ring, there, moments, limit)
     to_ring = np.linalg.norm(ring - here, axis=-1) + np.where(is_seen[:, 1:], 0, NO_WAY_PX)
     from_ring = np.linalg.norm(there - ring, axis=-1) + np.where(is_seen_there, 0, NO_WAY_PX)
-    total = to_ring[:, :, None] + _along(ring) + from_ring[:, None, :]
+    total = to_ring[:, :, None] + _along(ring, is_off) + from_ring[:, None, :]
     best = total.min(2).argmin(1)
     return np.where(is_seen[:, :1], destinations_px, ring[np.arange(len(ring)), best])
 
@@ -63,11 +65,9 @@ def _is_free(starts: np.ndarray, ends: np.ndarray, moments: np.ndarray, limit: n
     return np.asarray((distance >= limit[..., None]).all(-1))
 
 
-def _along(ring: np.ndarray) -> np.ndarray:
-    """float64 [E, K, K]: the shorter way along the ring from one corner to another; pieces off the table count as long."""
-    following = np.roll(ring, -1, axis=1)
-    is_off = ((ring < 0) | (ring > TABLE_PX)).any(-1)
-    piece = np.linalg.norm(following - ring, axis=-1) + OFF_TABLE_PX * (is_off | np.roll(is_off, -1, axis=1))
+def _along(ring: np.ndarray, is_off: np.ndarray) -> np.ndarray:
+    """float64 [E, K, K]: the shorter way along the ring from one corner to another; ``is_off`` [E, K] are corners that were moved onto the table."""
+    piece = np.linalg.norm(np.roll(ring, -1, axis=1) - ring, axis=-1) + SQUEEZE_PX * (is_off | np.roll(is_off, -1, axis=1))
     total = piece.sum(-1)[:, None, None]
     place = np.cumsum(piece, -1) - piece
     forward = (place[:, None, :] - place[:, :, None]) % total

@@ -93,6 +93,12 @@ class Tabletop:
         x, y = self._agent.position
         return x, y
 
+    @property
+    def block_pose(self) -> tuple[float, float, float]:
+        """The block's centre of mass (x, y) and its angle."""
+        x, y = self._block.local_to_world(self._block.center_of_gravity)
+        return x, y, self._block.angle
+
     def write_to(self, moment: Moment) -> None:
         """Write poses and velocities into a moment."""
         agent, block = self._agent, self._block
