@@ -42,6 +42,7 @@ SAFETY = 0.7
 MARGIN_PX, OFF_TABLE_PRICE = 60.0, 3.0
 """How near to the edge of the table the block's centre may come for free, and the price of each px beyond."""
 PATIENCE_ENV_STEPS = 40
+"""Of walking round the block to one place; the next one is made for straight through whatever is in the way, which frees a pusher that is stuck."""
 
 
 @dataclass
@@ -69,6 +70,7 @@ class Search:
         self._goal_center, self._goal_rad = block_centers(goal[None])[0], float(goal["block_rad"])
         self._push: Push | None = None
         self._is_pushing, self._age = False, 0
+        self._is_straight = False
 
     def target(self, moment: np.ndarray, batch: PushTBatch) -> np.ndarray:
         """float64 [2]: where the pusher should aim now."""
@@ -80,14 +82,15 @@ class Search:
             corrected = self._corrected(moment)
             if corrected is not None:
                 return corrected
-        if self._push is None or self._is_pushing or self._age > PATIENCE_ENV_STEPS:
-            self._push, self._is_pushing, self._age = self._best_push(moment), False, 0
+        is_stuck = not self._is_pushing and self._age > PATIENCE_ENV_STEPS
+        if self._push is None or self._is_pushing or is_stuck:
+            self._push, self._is_pushing, self._age, self._is_straight = self._best_push(moment), False, 0, is_stuck
         place = self._world(moment, self._push.place_px)
         if np.linalg.norm(place - moment["agent_px"]) < ARRIVAL_PX:
             self._is_pushing = True
             corrected = self._corrected(moment)
             return self._ahead(moment, self._push) if corrected is None else corrected
-        return self._way_to(moment, place)
+        return place if self._is_straight else self._way_to(moment, place)
 
     def _is_block_done(self, moment: np.ndarray, batch: PushTBatch) -> bool:
         """Whether the predicate holds for the block, with some room, were the pusher where the goal has it."""

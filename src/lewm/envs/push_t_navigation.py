@@ -19,6 +19,7 @@ STEPS_OF_SEGMENT = np.linspace(0, 1, 14)
 SQUEEZE_PX = 150.0
 """Added length of a piece of the way round between block and edge of the table, where the pusher may have to touch the block."""
 NO_WAY_PX = 1e5
+CORNER_REACHED_PX = 4.0
 
 
 def waypoints(moments: np.ndarray, destinations_px: np.ndarray) -> np.ndarray:
@@ -35,9 +36,17 @@ def waypoints(moments: np.ndarray, destinations_px: np.ndarray) -> np.ndarray:
     is_seen_there = _is_free(ring, there, moments, limit)
     to_ring = np.linalg.norm(ring - here, axis=-1) + np.where(is_seen[:, 1:], 0, NO_WAY_PX)
     from_ring = np.linalg.norm(there - ring, axis=-1) + np.where(is_seen_there, 0, NO_WAY_PX)
-    total = to_ring[:, :, None] + _along(ring, is_off) + from_ring[:, None, :]
-    best = total.min(2).argmin(1)
-    return np.where(is_seen[:, :1], destinations_px, ring[np.arange(len(ring)), best])
+    forward, backward = _along(ring, is_off)
+    total = to_ring[:, :, None] + np.minimum(forward, backward) + from_ring[:, None, :]
+    rows = np.arange(len(ring))
+    corner, last = np.unravel_index(total.reshape(len(ring), -1).argmin(-1), total.shape[1:])
+    # Where a pusher stands at a corner already, the next one is due, even if it cannot be reached without touching the block.
+    is_reached = (np.linalg.norm(ring[rows, corner] - agents, axis=-1) < CORNER_REACHED_PX) & (corner != last)
+    step = np.where(forward[rows, corner, last] <= backward[rows, corner, last], 1, -1)
+    corner = np.where(is_reached, (corner + step) % NUM_CORNERS, corner)
+    # From the last corner the destination is due.
+    is_last = (corner == last) & (np.linalg.norm(ring[rows, corner] - agents, axis=-1) < CORNER_REACHED_PX)
+    return np.where(is_seen[:, :1] | is_last[:, None], destinations_px, ring[rows, corner])
 
 
 def way_round(moments: np.ndarray) -> np.ndarray:
@@ -65,10 +74,13 @@ def _is_free(starts: np.ndarray, ends: np.ndarray, moments: np.ndarray, limit: n
     return np.asarray((distance >= limit[..., None]).all(-1))
 
 
-def _along(ring: np.ndarray, is_off: np.ndarray) -> np.ndarray:
-    """float64 [E, K, K]: the shorter way along the ring from one corner to another; ``is_off`` [E, K] are corners that were moved onto the table."""
+def _along(ring: np.ndarray, is_off: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float64 [E, K, K] each: the way along the ring from one corner to another, forwards and backwards.
+
+    ``is_off`` [E, K] are corners that were moved onto the table.
+    """
     piece = np.linalg.norm(np.roll(ring, -1, axis=1) - ring, axis=-1) + SQUEEZE_PX * (is_off | np.roll(is_off, -1, axis=1))
     total = piece.sum(-1)[:, None, None]
     place = np.cumsum(piece, -1) - piece
     forward = (place[:, None, :] - place[:, :, None]) % total
-    return np.asarray(np.minimum(forward, (total - forward) % total))
+    return forward, (total - forward) % total
