@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
+import pymunk
 import pytest
 
 import lewm
@@ -14,6 +15,7 @@ from lewm.envs.push_t import PushT, PushTAbsolute, PushTBatch
 from lewm.envs.push_t_geometry import block_centers, distance_to_block
 from lewm.envs.push_t_goals import LABEL_NAMES, PREDICATES
 from lewm.envs.push_t_layout import PERTURBATIONS
+from lewm.envs.push_t_physics import check_pymunk
 from lewm.errors import EnvError
 
 with warnings.catch_warnings():
@@ -279,13 +281,16 @@ def test_an_option_that_makes_no_sense_is_refused_with_what_is_allowed(options, 
         PushT(**options)
 
 
-def test_a_goal_whose_block_has_left_the_table_is_refused():
+@pytest.mark.parametrize(("agent", "block"), [((50.0, 50.0), (600.0, 256.0)), ((-3.0, 50.0), (300.0, 256.0))])
+def test_a_goal_whose_block_or_pusher_is_off_the_table_is_refused_and_in_no_stratum(agent, block):
     batch = started()
-    before = batch.get_states()
-    outside = batch.states_at(agent_px=np.full((1, 2), 50.0), block_px=np.array([[600.0, 256.0]]), block_rad=np.zeros(1))
-    with pytest.raises(EnvError, match=r"a goal's block must have its centre on the table, within \[0, 512\] px, got \(600, 301\)"):
+    before, labels = batch.get_states(), batch.labels()
+    outside = batch.states_at(agent_px=np.array([agent]), block_px=np.array([block]), block_rad=np.zeros(1))
+    with pytest.raises(EnvError, match=r"a goal's pusher and block must be on the table, within \[0, 512\] px, got"):
         batch.set_goals(outside)
     assert batch.get_states() == before
+    batch.set_states(outside)
+    assert batch.strata(labels, batch.labels())[0] == batch.strata(batch.labels(), labels)[0] == -1
 
 
 def test_poses_that_are_no_numbers_are_refused():
@@ -293,16 +298,46 @@ def test_poses_that_are_no_numbers_are_refused():
         started().states_at(agent_px=np.array([[np.nan, 0.0]]), block_px=np.zeros((1, 2)), block_rad=np.zeros(1))
 
 
+def test_a_state_of_another_version_is_refused():
+    (state,) = started().get_states()
+    with pytest.raises(EnvError, match="a state of 'push-t' must have version 1, got 2"):
+        started().set_states([state[:16] + b"\x02\x00" + state[18:]])
+
+
+def test_a_state_with_a_single_changed_byte_is_refused():
+    (state,) = started().get_states()
+    with pytest.raises(EnvError, match="damaged"):
+        started().set_states([state[:40] + bytes([state[40] ^ 1]) + state[41:]])
+
+
 def test_a_state_of_the_other_push_t_is_refused():
     with pytest.raises(EnvError, match="not a state of 'push-t'"):
         started().set_states(started(name="absolute").get_states())
 
 
-def test_another_pymunk_is_refused_by_name(monkeypatch):
-    monkeypatch.setattr("lewm.envs.push_t_physics.pymunk.version", "7.1.0")
-    for env in (PushT, PushTAbsolute):
-        with pytest.raises(EnvError, match=r"needs pymunk 6 and 7\.1\.0 is installed.*pip install 'pymunk>=6\.6,<7'"):
-            env()
+@pytest.fixture
+def unchecked():
+    """What is known of the installed pymunk is forgotten, before and after."""
+    check_pymunk.cache_clear()
+    yield
+    check_pymunk.cache_clear()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("env", [PushT, PushTAbsolute])
+def test_a_pymunk_of_another_version_is_refused_by_name(env, monkeypatch):
+    monkeypatch.setattr("lewm.envs.push_t_physics.pymunk.version", "8.1.0")
+    with pytest.raises(EnvError, match=r"needs pymunk 6 or 7 and 8\.1\.0 is installed: pip install 'lewm\[push-t\]'"):
+        env()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("env", [PushT, PushTAbsolute])
+def test_a_pymunk_with_other_physics_is_refused_by_name_whatever_its_version(env, monkeypatch):
+    step = pymunk.Space.step
+    monkeypatch.setattr(pymunk.Space, "step", lambda space, duration_s: step(space, 0.999 * duration_s))
+    with pytest.raises(EnvError, match=r"pymunk 6\..* has other physics than Push-T was made with: a push ends at"):
+        env()
 
 
 def test_without_pymunk_the_extra_is_named():

@@ -90,6 +90,12 @@ def test_the_noiseless_expert_reaches_random_goals_from_random_starts(options):
     assert actions.dtype == np.float32
 
 
+@pytest.mark.slow
+def test_the_noiseless_expert_reaches_nearly_all_goals_within_300_env_steps():
+    _, is_solved, _ = roll(NoiselessExpertPolicy(), range(20_000, 20_060), 300)
+    assert is_solved.any(0).mean() >= 0.95
+
+
 def test_the_expert_reaches_one_goal_of_its_own_after_another():
     batch, policy = PushTBatch(3, size_px=16), ExpertPolicy()
     batch.reset([1, 2, 3])

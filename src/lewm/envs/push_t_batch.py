@@ -10,7 +10,6 @@ import numpy as np
 
 from lewm.envs.base import check_count, check_seeds
 from lewm.envs.push_t_drawing import Canvas
-from lewm.envs.push_t_geometry import block_centers
 from lewm.envs.push_t_goals import LABEL_NAMES, PREDICATES, labels_of
 from lewm.envs.push_t_layout import ACTION_SCALE_PX, MOMENT, TABLE_PX, VELOCITIES, parse_options
 from lewm.envs.push_t_physics import Tabletop, check_pymunk
@@ -118,14 +117,15 @@ class PushTBatch:
         self._take_over(*unpack_all(self.name, states))
 
     def set_goals(self, states: Sequence[bytes]) -> None:
-        """Make the present world of one state the goal of each episode; ``EnvError`` for one whose block has left the table."""
+        """Make the present world of one state the goal of each episode; ``EnvError`` for one whose block or pusher is off the table."""
         self._require_started()
         check_count("goal states", len(states), self.num_envs)
         goals, _, _ = unpack_all(self.name, states)
-        is_off = ~_is_on_table(block_centers(goals))
+        labels = labels_of(goals)
+        is_off = ~_is_on_table(labels)
         if is_off.any():
-            x, y = block_centers(goals[is_off])[0]
-            raise EnvError(f"a goal's block must have its centre on the table, within [0, {TABLE_PX:g}] px, got ({x:g}, {y:g}); choose another state")
+            places = dict(zip(LABEL_NAMES[:4], labels[is_off][0].tolist(), strict=False))
+            raise EnvError(f"a goal's pusher and block must be on the table, within [0, {TABLE_PX:g}] px, got {places}; choose another state")
         self._goals = goals
         self._now["held_env_steps"] = self._is_within(self._now)
         self._prepare_canvases()
@@ -157,10 +157,9 @@ class PushTBatch:
         return np.asarray(self._now["held_env_steps"] >= self.predicate.hold_env_steps)
 
     def strata(self, start_labels: np.ndarray, goal_labels: np.ndarray) -> np.ndarray:
-        """int64 [n], for labels [n, s]: 0 the block must move, 1 the pusher alone will do, -1 solved at the start or a block is off the table."""
+        """int64 [n], for labels [n, s]: 0 the block must move, 1 the pusher alone will do, -1 solved at the start or an end is off the table."""
         strata = self.predicate.strata(start_labels, goal_labels)
-        on_table = [_is_on_table(np.asarray(labels, np.float64)[:, 2:4]) for labels in (start_labels, goal_labels)]
-        return np.where(on_table[0] & on_table[1], strata, -1)
+        return np.where(_is_on_table(np.asarray(start_labels)) & _is_on_table(np.asarray(goal_labels)), strata, -1)
 
     def is_truncated(self) -> np.ndarray:
         """Which episodes have lasted ``max_env_steps``, bool [E]."""
@@ -227,5 +226,6 @@ class PushTBatch:
         return actions.astype(np.float64)
 
 
-def _is_on_table(places_px: np.ndarray) -> np.ndarray:
-    return np.asarray(((places_px >= 0) & (places_px <= TABLE_PX)).all(-1))
+def _is_on_table(labels: np.ndarray) -> np.ndarray:
+    """Whether pusher and block's origin are, bool [n], for labels [n, s]."""
+    return np.asarray(((labels[:, :4] >= 0) & (labels[:, :4] <= TABLE_PX)).all(-1))
