@@ -264,7 +264,7 @@ def test_friction_drags_a_block_that_is_grazed_along():
     [
         ({"size_px": 8}, r"size_px must be a whole number in \[16, 1024\], got 8"),
         ({"rendering": "fast"}, "rendering must be one of smooth, sampled; got 'fast'"),
-        ({"contacts": None}, "contacts must be one of fresh, remembered; got None"),
+        ({"contacts": None}, "contacts must be one of remembered, fresh; got None"),
         ({"success": "offical"}, "success must be one of official, heldout, clear-moderate, clear-strict; got 'offical'"),
         ({"with_goal_zone": 1}, "with_goal_zone must be True or False, got 1"),
         ({"action_repeat": 0}, r"action_repeat must be a whole number in \[1, 100\], got 0"),

@@ -174,11 +174,12 @@ class PushTBatch:
     def _advance(self, episode: int, moment: np.void, action: list[float]) -> None:
         """One env step of one episode, from its moment, which becomes the next."""
         is_remembered = self.options.contacts == "remembered"
-        tabletop = self._tabletops[episode] if is_remembered else None
+        tabletop = self._tabletops[episode]
         if tabletop is None:
-            tabletop = self._pasts[episode].repeated() if is_remembered else Past.of(moment).repeated()
-        if is_remembered:
-            self._tabletops[episode] = tabletop
+            tabletop = self._tabletops[episode] = (self._pasts[episode] if is_remembered else Past.of(moment)).repeated()
+        elif not is_remembered:
+            tabletop.renew()
+            tabletop.place(moment)
         for _ in range(self.options.action_repeat):
             target = self._target(tabletop, action)
             tabletop.control(*target)

@@ -24,7 +24,7 @@ ACTION_SCALE_PX = 100.0
 MIN_CONTRAST = 128
 """Least summed difference of the three colour channels between the background and what lies on it."""
 RENDERINGS = ("smooth", "sampled")
-CONTACTS = ("fresh", "remembered")
+CONTACTS = ("remembered", "fresh")
 COLORS = ("agent_color", "background_color", "block_color")
 
 PERTURBATIONS: dict[str, Perturbation] = {
@@ -75,7 +75,7 @@ class PushTOptions:
     """Draw with this many times as many pixels each way and average."""
     with_goal_zone: bool = False
     """Whether frames show, in green, where the goal wants the block."""
-    contacts: Literal["fresh", "remembered"] = "fresh"
+    contacts: Literal["remembered", "fresh"] = "fresh"
     """What the simulator knows of contacts when an env step begins. ``fresh``: nothing, so that poses and velocities are the whole state.
     ``remembered``: as in gym-pusht; a state then holds how it came about, and taking one up repeats that."""
     is_target_clipped: bool = True

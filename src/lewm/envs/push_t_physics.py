@@ -56,33 +56,45 @@ class Tabletop:
     """A pymunk space with the measures of one moment; pusher and block wait to be placed."""
 
     def __init__(self, layout: Moment) -> None:
-        self._space = pymunk.Space()
-        self._space.damping = 0.0
         low, high = WALL_LOW_PX, WALL_HIGH_PX
         friction, scale = float(layout["friction"]), float(layout["block_scale_px"])
         ends = (((low, high), (low, low)), ((low, low), (high, low)), ((high, low), (high, high)), ((low, high), (high, high)))
-        walls = [pymunk.Segment(self._space.static_body, first, second, WALL_RADIUS_PX) for first, second in ends]
+        self._ground = pymunk.Body(body_type=pymunk.Body.STATIC)
+        self._walls = [pymunk.Segment(self._ground, first, second, WALL_RADIUS_PX) for first, second in ends]
         self._agent = pymunk.Body(body_type=pymunk.Body.KINEMATIC)
-        self._agent.position = FIRST_AGENT_PX
-        pusher = pymunk.Circle(self._agent, float(layout["agent_radius_px"]))
+        self._pusher = pymunk.Circle(self._agent, float(layout["agent_radius_px"]))
         bar, stem = (_rectangle(corners, scale) for corners in (BAR_SCALES, STEM_SCALES))
         # Both halves have the bar's moment of inertia in gym-pusht.
         self._block = pymunk.Body(BLOCK_MASS, 2 * pymunk.moment_for_poly(BLOCK_MASS, bar))
-        halves = [pymunk.Poly(self._block, vertices) for vertices in (bar, stem)]
-        self._block.center_of_gravity = (halves[0].center_of_gravity + halves[1].center_of_gravity) / 2
-        self._block.position = FIRST_BLOCK_PX
-        for shape in (*walls, pusher):
+        self._halves = [pymunk.Poly(self._block, vertices) for vertices in (bar, stem)]
+        self._block.center_of_gravity = (self._halves[0].center_of_gravity + self._halves[1].center_of_gravity) / 2
+        for shape in (*self._walls, self._pusher):
             shape.friction = 1.0  # pymunk multiplies: what touches the block has the block's coefficient
-        for half in halves:
+        for half in self._halves:
             half.friction = friction
-        self._space.add(*walls)
-        self._space.add(self._agent, pusher)
-        self._space.add(self._block, *halves)
+        self._space: pymunk.Space | None = None
+        self.renew()
+
+    def renew(self) -> None:
+        """Put everything into a new space, as if it had just been made: nothing is moving, and no contact is remembered."""
+        if self._space is not None:
+            self._space.remove(self._ground, *self._walls, self._agent, self._pusher, self._block, *self._halves)
+        self._space = pymunk.Space()
+        self._space.damping = 0.0
+        self._agent.position, self._agent.velocity = FIRST_AGENT_PX, (0.0, 0.0)
+        self._block.angle, self._block.angular_velocity = 0.0, 0.0
+        self._block.position, self._block.velocity = FIRST_BLOCK_PX, (0.0, 0.0)
+        # A body also remembers how an overlap is to be corrected; a move of no duration uses that up.
+        pymunk.Body.update_position(self._block, 0.0)
+        self._space.add(self._ground, *self._walls)
+        self._space.add(self._agent, self._pusher)
+        self._space.add(self._block, *self._halves)
 
     def start(self, agent_px: np.ndarray, block_px: np.ndarray, block_rad: float) -> None:
         """As gym-pusht's reset does: the block is put down before it is turned, about its centre of mass, and the space steps once."""
         self._agent.position, self._block.position = _pair(agent_px), _pair(block_px)
         self._block.angle = float(block_rad)
+        assert self._space is not None
         self._space.step(SUBSTEP_S)
 
     def place(self, moment: Moment) -> None:
@@ -95,6 +107,7 @@ class Tabletop:
 
     def control(self, target_x: float, target_y: float) -> None:
         """One control step towards a target."""
+        assert self._space is not None
         agent, step = self._agent, self._space.step
         for _ in range(NUM_SUBSTEPS):
             (x, y), (velocity_x, velocity_y) = agent.position, agent.velocity
