@@ -83,17 +83,28 @@ def test_a_pusher_finds_its_way_round_the_block_without_touching_it():
     assert is_there.mean() > 0.95
 
 
+def share_reached(seeds, num_env_steps, **options):
+    """The share of random goals that the noiseless expert reaches from random starts."""
+    batch, policy = PushTBatch(len(seeds), size_px=16, **options), NoiselessExpertPolicy()
+    batch.reset(seeds)
+    policy.reset(batch, seeds, num_env_steps)
+    is_reached = np.zeros(len(seeds), bool)
+    for _ in range(num_env_steps):
+        batch.step(policy.act(batch))
+        is_reached |= batch.is_solved()
+        if is_reached.all():
+            break
+    return is_reached.mean()
+
+
 @pytest.mark.parametrize("options", [{}, {"is_absolute": True}, {"success": "clear-strict"}])
 def test_the_noiseless_expert_reaches_random_goals_from_random_starts(options):
-    _, is_solved, actions = roll(NoiselessExpertPolicy(), range(8), 120, **options)
-    assert is_solved.any(0).mean() >= 0.8
-    assert actions.dtype == np.float32
+    assert share_reached(range(5), 120, **options) >= 0.8
 
 
 @pytest.mark.slow
 def test_the_noiseless_expert_reaches_nearly_all_goals_within_300_env_steps():
-    _, is_solved, _ = roll(NoiselessExpertPolicy(), range(20_000, 20_060), 300)
-    assert is_solved.any(0).mean() >= 0.95
+    assert share_reached(range(20_000, 20_060), 300) >= 0.95
 
 
 def test_the_expert_reaches_one_goal_of_its_own_after_another():
