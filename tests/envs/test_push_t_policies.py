@@ -149,3 +149,14 @@ def test_an_expert_refuses_options_that_make_no_sense(options, message):
 def test_data_are_recorded_with_contacts_by_default_and_the_ceiling_is_an_expert_without_noise():
     assert PushT.DATA_POLICY == "contact"
     assert PushT.POLICIES["expert-noiseless"] is NoiselessExpertPolicy
+
+
+@pytest.mark.slow
+def test_the_ceiling_reaches_the_pairs_of_the_data_policy_within_their_budget():
+    from lewm.evaluation.protocol import make_manifest
+    from lewm.evaluation.results import run_references
+
+    manifest = make_manifest("push-t", {"size_px": 16}, distances=[25], num_pairs=12, seed=0)
+    ceiling = run_references(manifest).ceiling
+    assert {pair.stratum for pair in manifest.pairs} == {"block-moves", "agent-only"}
+    assert sum(first_hit is not None for first_hit in ceiling.values()) >= 20
