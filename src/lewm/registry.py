@@ -131,6 +131,18 @@ ENVS = Table(
     "env",
     {
         "two-room": Entry(target="lewm.envs.two_room:TwoRoom", summary="a dot, two rooms and a door: the paper's navigation task"),
+        "push-t": Entry(
+            target="lewm.envs.push_t:PushT",
+            summary="push a T-shaped block to where the goal has it, actions around the pusher: the paper's manipulation task",
+            extra="push-t",
+            needs=("pymunk",),
+        ),
+        "push-t-absolute": Entry(
+            target="lewm.envs.push_t:PushTAbsolute",
+            summary="Push-T with actions that are places on the table: the gym-pusht package, state for state",
+            extra="push-t",
+            needs=("pymunk",),
+        ),
         "dmc/": Entry(
             target="lewm.envs.dmc:task_env",
             members="lewm.envs.dmc:task_names",

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-SIMULATORS = {"dmc/": ("mujoco", "dm-control"), "atari/": ("ale-py",)}
-"""The packages that simulate a family of worlds: with another version of them the same actions may lead elsewhere."""
+SIMULATORS = {"dmc/": ("mujoco", "dm-control"), "atari/": ("ale-py",), "push-t": ("pymunk",)}
+"""The packages that simulate the worlds whose names begin so: with another version of them the same actions may lead elsewhere."""
 
 
 def versions() -> dict[str, str]:

@@ -12,11 +12,11 @@ from lewm.bench.references import literal_sigreg, straight_rollout
 from lewm.bench.suite import BENCHES, FORMAT, ORDER, BenchOptions, bench_table, commit, run_benches
 from lewm.bench.timing import Row, Spread
 from lewm.cli import main
-from lewm.errors import ConfigError, UnknownNameError
+from lewm.errors import ConfigError, MissingExtraError, UnknownNameError
 
 QUICK = BenchOptions(is_quick=True)
 # Largest difference relative to the largest value. Frames: one grey level of 255. The others are float32 sums in different orders.
-TOLERANCES = {"sigreg": 1e-5, "render": 1 / 255, "train": 1e-5, "plan": 1e-4}
+TOLERANCES = {"sigreg": 1e-5, "render": 1 / 255, "train": 1e-5, "plan": 1e-4, "push-t": 0.0}
 
 
 @pytest.fixture(scope="module", params=ORDER)
@@ -95,7 +95,7 @@ def test_the_threads_of_torch_are_as_before_afterwards():
 def test_an_unknown_name_is_refused_before_anything_is_measured():
     done = []
     with pytest.raises(
-        UnknownNameError, match=r"unknown bench 'clip'\. Did you mean 'clips'\? Known: clips, collect, mujoco, plan, render, sigreg, train"
+        UnknownNameError, match=r"unknown bench 'clip'\. Did you mean 'clips'\? Known: clips, collect, mujoco, plan, push-t, render, sigreg, train"
     ):
         run_benches(["plan", "clip"], QUICK, done=lambda *arguments: done.append(arguments))
     assert not done
@@ -207,3 +207,9 @@ def test_the_raw_emulators_are_made_before_they_are_timed_and_go_on_from_round_t
         assert (raw._envs.step(raw._actions[0])[0] != first).any()
     finally:
         raw.close()
+
+
+def test_the_push_t_benchmark_without_gym_pusht_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "gym_pusht", None)
+    with pytest.raises(MissingExtraError, match="compares with 'gym-pusht': pip install gym-pusht"):
+        run_benches(["push-t"], QUICK)

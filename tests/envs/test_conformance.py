@@ -22,6 +22,8 @@ from lewm.registry import ENVS
 
 QUICK = (
     "two-room",
+    "push-t",
+    "push-t-absolute",
     "dmc/cartpole-swingup",
     "dmc/cheetah-run",
     "dmc/manipulator-bring_ball",
@@ -352,7 +354,7 @@ def test_counts_seeds_and_options_that_make_no_sense_are_refused(world: World) -
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="only Linux lists a process's files and threads")
-@pytest.mark.parametrize("name", [marked(name) for name in ("two-room", "dmc/reacher-easy", "atari/pong")])
+@pytest.mark.parametrize("name", [marked(name) for name in ("two-room", "push-t", "dmc/reacher-easy", "atari/pong")])
 def test_a_closed_environment_leaves_no_file_and_no_thread_behind(name: str) -> None:
     counts = []
     for _ in range(6):

@@ -31,6 +31,12 @@ _ENTRIES = {
     "mujoco": Entry(
         target="lewm.bench.mujoco:measure", summary="Control Suite frames: profile fast against shipped", extra="dmc", needs=("dm-control",)
     ),
+    "push-t": Entry(
+        target="lewm.bench.push_t:measure",
+        summary="Push-T frames in a batch against the gym-pusht package",
+        extra="dev",
+        needs=("gym-pusht", "pymunk"),
+    ),
     "collect": Entry(
         target="lewm.bench.collect:measure", summary="collections: two workers against one, Atari against the raw emulators", extra="atari"
     ),

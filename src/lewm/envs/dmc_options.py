@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lewm.envs.mujoco_rendering import HIDEABLE, PROFILES
+from lewm.envs.option_checks import check_whole
 from lewm.errors import EnvError
 from lewm.registry import did_you_mean
 
@@ -45,11 +46,11 @@ class DmcOptions:
     """Whether reaching the goal ends the episode."""
 
     def __post_init__(self) -> None:
-        _check_whole("size_px", self.size_px, 16, 1024)
-        _check_whole("supersampling", self.supersampling, 1, 8)
-        _check_whole("action_repeat", self.action_repeat, 1, 1000)
+        check_whole("size_px", self.size_px, 16, 1024)
+        check_whole("supersampling", self.supersampling, 1, 8)
+        check_whole("action_repeat", self.action_repeat, 1, 1000)
         if self.max_env_steps is not None:
-            _check_whole("max_env_steps", self.max_env_steps, 1, 2**31)
+            check_whole("max_env_steps", self.max_env_steps, 1, 2**31)
         if self.rendering not in PROFILES:
             raise EnvError(f"rendering must be one of {', '.join(PROFILES)}; got {self.rendering!r}")
         for name, example in (("cameras", "('fixed',) or (0,)"), ("hide", "('skybox',)"), ("hide_geoms", "('target',)")):
@@ -94,8 +95,3 @@ def parse_options(env: str, options: Mapping[str, Any]) -> DmcOptions:
             raise EnvError(f"env {env!r} has no option {name!r}.{did_you_mean(name, known)}")
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
     return DmcOptions(**values)
-
-
-def _check_whole(name: str, value: Any, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
-        raise EnvError(f"{name} must be a whole number in [{low}, {high}], got {value!r}")

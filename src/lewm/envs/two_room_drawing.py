@@ -8,8 +8,8 @@ A frame is its layout's background plus a small patch with the dot, a Gaussian s
 
 import numpy as np
 
+from lewm.envs.canvas import add_noise, checked_out, patches_of
 from lewm.envs.two_room_layout import ARENA_PX, BORDER_LINE_PX, BORDER_PX, WALL_X_PX
-from lewm.errors import EnvError
 
 DOT_REACH_STD = 3.6
 """Beyond this many std the dot changes no pixel: 255 * exp(-3.6^2 / 2) = 0.39 grey levels, rounded away."""
@@ -56,13 +56,7 @@ class Canvas:
 
     def draw(self, moments: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """uint8 [E, 1, Y, X, 3], in ``out`` if given: the frames of ``moments``, whose layouts must be the prepared ones."""
-        shape = (len(moments), 1, self.size_px, self.size_px, 3)
-        if out is None:
-            out = np.empty(shape, np.uint8)
-        if out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous or not out.flags.writeable:
-            raise EnvError(
-                f"out must be a writeable, C-contiguous uint8 array of shape {shape}, got {out.dtype} {out.shape}; leave it out to get a new one"
-            )
+        out = checked_out(out, (len(moments), 1, self.size_px, self.size_px, 3))
         frames = out[:, 0]
         if len(self._backgrounds) == 1:
             frames[...] = self._backgrounds[0]
@@ -71,7 +65,7 @@ class Canvas:
             np.take(self._backgrounds, self._background_of, axis=0, out=frames, mode="clip")
         self._draw_dots(frames, moments)
         for episode in np.flatnonzero(moments["pixel_noise_std"]):
-            _add_noise(frames[episode], moments[episode])
+            add_noise(frames[episode], moments[episode])
         return out
 
     def _draw_dots(self, frames: np.ndarray, moments: np.ndarray) -> None:
@@ -85,7 +79,7 @@ class Canvas:
         across = np.repeat(profile[:, 0], 3, axis=-1)  # [E, 3P]: interleaved colours, so that inner loops are long
         color = np.tile(moments["agent_color"].astype(np.float32), side)  # [E, 3P]
         x, y = corner.astype(np.intp).T
-        windows = _windows(frames, side)
+        windows = patches_of(frames, side)
         chunk = max(1, CHUNK_VALUES // (3 * side * side))
         for first in range(0, len(moments), chunk):
             rows = np.arange(first, min(first + chunk, len(moments)))
@@ -96,20 +90,3 @@ class Canvas:
             blended += behind
             blended += 0.5
             windows[rows, y[rows], x[rows]] = blended.astype(np.uint8)
-
-
-def _windows(frames: np.ndarray, side: int) -> np.ndarray:
-    """A view [E, Y', X', P, 3P] of frames [E, Y, X, 3]: the patch whose corner is (y, x), for every y and x."""
-    episodes, size_px = frames.shape[:2]
-    per_frame, per_row, per_pixel, per_value = frames.strides
-    shape = (episodes, size_px - side + 1, size_px - side + 1, side, 3 * side)
-    return np.lib.stride_tricks.as_strided(frames, shape, (per_frame, per_row, per_pixel, per_row, per_value))
-
-
-def _add_noise(frame: np.ndarray, moment: np.void) -> None:
-    """Gaussian noise of a counter-based generator: a function of the episode's seed and its env step only."""
-    key = np.array([moment["seed"], moment["env_step"]], np.uint64)
-    noise = np.random.Generator(np.random.Philox(key=key)).standard_normal(frame.shape, dtype=np.float32)
-    noise *= np.float32(255 * moment["pixel_noise_std"])
-    noise += frame
-    frame[...] = np.clip(np.rint(noise), 0, 255)

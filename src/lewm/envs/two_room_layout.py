@@ -4,7 +4,6 @@ Lengths are in px of the 224 x 224 arena whatever the rendered size; pixel i of 
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lewm.envs.base import Perturbation
+from lewm.envs.option_checks import as_tuple, check_values, check_whole
 from lewm.errors import EnvError
 from lewm.registry import did_you_mean
 
@@ -80,12 +80,12 @@ class TwoRoomOptions:
     pixel_noise_std: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_whole("size_px", self.size_px, 16, 1024)
+        check_whole("size_px", self.size_px, 16, 1024)
         if self.collision not in ("swept", "official"):
             raise EnvError(f"collision must be 'swept' or 'official', got {self.collision!r}")
-        _check_values("success_radius_px", (self.success_radius_px,), (1.0,), (ARENA_PX,))
+        check_values("success_radius_px", (self.success_radius_px,), (1.0,), (ARENA_PX,))
         if self.max_env_steps is not None:
-            _check_whole("max_env_steps", self.max_env_steps, 1, 2**31)
+            check_whole("max_env_steps", self.max_env_steps, 1, 2**31)
         if isinstance(self.vary, str):
             raise EnvError(f"vary must be a tuple of names such as ('door_y_px',), got the string {self.vary!r}")
         if not isinstance(self.vary, tuple | list) or not all(isinstance(name, str) for name in self.vary):
@@ -94,7 +94,7 @@ class TwoRoomOptions:
             if name not in PERTURBATIONS:
                 raise EnvError(f"vary names an unknown perturbation {name!r}.{did_you_mean(str(name), PERTURBATIONS)}")
         for name, perturbation in PERTURBATIONS.items():
-            _check_values(name, _as_tuple(getattr(self, name)), perturbation.low, perturbation.high)
+            check_values(name, as_tuple(getattr(self, name)), perturbation.low, perturbation.high)
         self._check_combination()
 
     def _check_combination(self) -> None:
@@ -155,28 +155,10 @@ def check_layouts(moments: np.ndarray) -> None:
         values = moments[name].reshape(len(moments), -1).astype(np.float64)
         bad = ~((values >= perturbation.low) & (values <= perturbation.high)).all(-1)
         if bad.any():
-            _check_values(name, tuple(values[bad][0].tolist()), perturbation.low, perturbation.high)
+            check_values(name, tuple(values[bad][0].tolist()), perturbation.low, perturbation.high)
     if (moments["door_half_size_px"] <= moments["agent_radius_px"]).any():
         raise EnvError("a state has a door_half_size_px that does not exceed its agent_radius_px; take states from get_states")
 
 
 def _is_visible(agent: Any, background: Any) -> bool:
     return bool(np.abs(np.asarray(agent, np.float64) - np.asarray(background, np.float64)).sum() >= MIN_CONTRAST)
-
-
-def _as_tuple(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, tuple | list | np.ndarray) else (value,)
-
-
-def _check_whole(name: str, value: Any, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
-        raise EnvError(f"{name} must be a whole number in [{low}, {high}], got {value!r}")
-
-
-def _check_values(name: str, values: tuple[Any, ...], low: tuple[float, ...], high: tuple[float, ...]) -> None:
-    allowed = f"in [{low[0]:g}, {high[0]:g}]" if len(low) == 1 else f"{len(low)} whole numbers, each in [{low[0]:g}, {high[0]:g}]"
-    are_numbers = len(values) == len(low) and all(
-        isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool) and math.isfinite(value) for value in values
-    )
-    if not are_numbers or not all(a <= value <= b and (len(low) == 1 or value == int(value)) for value, a, b in zip(values, low, high, strict=True)):
-        raise EnvError(f"{name} must be {allowed}, got {values[0] if len(values) == 1 else values!r}")
