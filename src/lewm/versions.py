@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-SIMULATORS = {"dmc/": ("mujoco", "dm-control"), "atari/": ("ale-py",)}
+SIMULATORS = {"dmc/": ("mujoco", "dm-control"), "atari/": ("ale-py",), "ogbench/": ("ogbench", "mujoco", "dm-control")}
 """The packages that simulate a family of worlds: with another version of them the same actions may lead elsewhere."""
 
 

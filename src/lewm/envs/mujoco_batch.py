@@ -126,7 +126,8 @@ class MujocoBatch(ABC):
         actions = self._checked_actions(actions)
         rewards, is_over = np.zeros(self.num_envs, np.float32), self._is_over.copy()
         now, positions = list(self._now), self._positions.copy()
-        for episode in np.flatnonzero(~is_over).tolist():
+        running = np.flatnonzero(~is_over).tolist()
+        for episode in running:
             self._simulator.load(now[episode])
             try:
                 rewards[episode], is_over[episode] = self._simulator.advance(actions[episode], self._options.action_repeat)
@@ -135,6 +136,7 @@ class MujocoBatch(ABC):
             now[episode] = self._simulator.save(now[episode].env_step + 1)
             positions[episode] = self._measured(now[episode])
         self._now, self._positions = now, positions
+        self._after_step(running)
         self._is_over = is_over | self.is_solved() if self._options.is_terminated_on_success else is_over
         return rewards, self._is_over.copy()
 
@@ -202,6 +204,9 @@ class MujocoBatch(ABC):
             self._renderer.close()
             self._renderer = None
         self._is_closed = True
+
+    def _after_step(self, episodes: Sequence[int]) -> None:  # noqa: B027  # most worlds count nothing
+        """Something that a world counts along; ``episodes`` are those that were stepped."""
 
     def _take_over(self, now: list[Moment], goals: list[Moment]) -> None:
         self._positions = self._positions_of(now)

@@ -4,12 +4,15 @@ Everything that an episode's future and pictures depend on is in its moment, so 
 construction.
 """
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from lewm.envs.base import EpisodeError
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,9 @@ class MujocoSimulator(ABC):
     def field(self, name: str) -> np.ndarray | None:
         """An array of the shape and type that a moment's variation has under ``name``, or None if no moment has it."""
 
+    def check(self, moment: Moment) -> None:  # noqa: B027  # most worlds allow all
+        """``ValueError`` if no episode of this world can be in such a moment."""
+
     def camera(self, number: int) -> Any:
         """What the renderer takes for camera ``number`` of ``camera_names``: a number of the model, or a free camera."""
         return number
@@ -102,6 +108,15 @@ class MujocoSimulator(ABC):
         starts = {bit: sum(length for other, length in lengths.items() if other < bit) for bit in lengths}
         bits = {name: kind.value.bit_length() - 1 for name, kind in parts.items()}
         self._offsets = {name: slice(starts[bit], starts[bit] + lengths[bit]) for name, bit in bits.items()}
+
+    @contextlib.contextmanager
+    def _refusing_divergence(self) -> Iterator[None]:
+        """``EpisodeError`` if MuJoCo starts anew within, which it does with a warning only."""
+        kinds = (self._mujoco.mjtWarning.mjWARN_BADQPOS, self._mujoco.mjtWarning.mjWARN_BADQVEL, self._mujoco.mjtWarning.mjWARN_BADQACC)
+        before = [self.data.warning[kind.value].number for kind in kinds]
+        yield
+        if [self.data.warning[kind.value].number for kind in kinds] != before:
+            raise EpisodeError("the simulation diverged: positions, velocities or accelerations are no numbers, or too large")
 
     def _set_physics(self, moment: Moment) -> None:
         self._mujoco.mj_setState(self.model, self.data, moment.physics, self._signature)

@@ -71,7 +71,9 @@ def _unpack_moment(state: bytes, offset: int, simulator: MujocoSimulator) -> tup
         name = state[offset : offset + length].decode()
         variation[name] = _unpack_field(state, offset + length, num_bytes, name, simulator.field(name))
         offset += length + num_bytes
-    return Moment(physics, variation, env_step), offset
+    moment = Moment(physics, variation, env_step)
+    simulator.check(moment)
+    return moment, offset
 
 
 def _unpack_field(state: bytes, offset: int, num_bytes: int, name: str, pristine: np.ndarray | None) -> np.ndarray:
