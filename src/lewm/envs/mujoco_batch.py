@@ -135,8 +135,8 @@ class MujocoBatch(ABC):
                 raise EpisodeError(f"{error} (episode {episode} of 0 to {self.num_envs - 1}); leave it out, or lower the actions") from error
             now[episode] = self._simulator.save(now[episode].env_step + 1)
             positions[episode] = self._measured(now[episode])
-        self._now, self._positions = now, positions
-        self._after_step(running)
+        before, self._now, self._positions = self._now, now, positions
+        self._after_step(running, before)
         self._is_over = is_over | self.is_solved() if self._options.is_terminated_on_success else is_over
         return rewards, self._is_over.copy()
 
@@ -205,8 +205,8 @@ class MujocoBatch(ABC):
             self._renderer = None
         self._is_closed = True
 
-    def _after_step(self, episodes: Sequence[int]) -> None:  # noqa: B027  # most worlds count nothing
-        """Something that a world counts along; ``episodes`` are those that were stepped."""
+    def _after_step(self, episodes: Sequence[int], before: Sequence[Moment]) -> None:  # noqa: B027  # most worlds count nothing
+        """Something that a world counts along; ``episodes`` were stepped, from the moments ``before``."""
 
     def _take_over(self, now: list[Moment], goals: list[Moment]) -> None:
         self._positions = self._positions_of(now)

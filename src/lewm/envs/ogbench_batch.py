@@ -46,22 +46,19 @@ class OgbenchBatch(MujocoBatch):
         """Which episodes are at their goal, bool [E], for as many env steps as the predicate asks."""
         is_within = super().is_solved()
         hold = self._goal_predicate.hold_env_steps
-        return is_within if hold == 1 else is_within & (self._num_held() >= hold)
+        return is_within if hold == 1 else is_within & (_num_held(self._now) >= hold)
 
     def set_goals(self, states: Sequence[bytes]) -> None:
         """Make the present world of one state the goal of each episode."""
         super().set_goals(states)
         self._now = [self._with_held(moment, 0) for moment in self._now]
 
-    def _after_step(self, episodes: Sequence[int]) -> None:
+    def _after_step(self, episodes: Sequence[int], before: Sequence[Moment]) -> None:
         if self._goal_predicate.hold_env_steps == 1:
             return
-        num_held = np.where(super().is_solved(), self._num_held() + 1, 0)
+        num_held = np.where(super().is_solved(), _num_held(before) + 1, 0)
         for episode in episodes:
             self._now[episode] = self._with_held(self._now[episode], int(num_held[episode]))
-
-    def _num_held(self) -> np.ndarray:
-        return np.array([moment.variation[HELD][0] if HELD in moment.variation else 0.0 for moment in self._now])
 
     def _with_held(self, moment: Moment, count: int) -> Moment:
         if self._goal_predicate.hold_env_steps == 1:
@@ -167,3 +164,8 @@ class MazeBatch(OgbenchBatch):
     def _refuse_walls(self, places: np.ndarray, what: str) -> None:
         for place in places[~self.map.is_free(places)]:
             raise EnvError(f"{what} at ({place[0]:.2f}, {place[1]:.2f}) lies in a wall of {self.name!r}; choose one in a free cell of its map")
+
+
+def _num_held(moments: Sequence[Moment]) -> np.ndarray:
+    """float64 [n]: for how many env steps the predicate has held, as far as they were counted."""
+    return np.array([moment.variation[HELD][0] if HELD in moment.variation else 0.0 for moment in moments])

@@ -38,8 +38,9 @@ class Term:
 
     def distance(self, labels: np.ndarray, goal_labels: np.ndarray) -> np.ndarray:
         """float64 [n], in tolerances."""
-        ends = (np.asarray(rows, np.float64)[:, self.columns] for rows in (labels, goal_labels))
-        return np.asarray(self.measure(*ends) / self.tolerance)
+        worlds, goals = (np.asarray(rows, np.float64)[:, self.columns] for rows in (labels, goal_labels))
+        apart = self.measure(worlds, goals)
+        return np.asarray(apart / self.tolerance)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class OgbenchPredicate:
 
     def distance(self, labels: np.ndarray, goal_labels: np.ndarray) -> np.ndarray:
         """float64 [n]: the largest difference in tolerances; up to 1 is within."""
-        return np.max([term.distance(labels, goal_labels) for term in self.terms], axis=0)
+        return np.asarray(np.max([term.distance(labels, goal_labels) for term in self.terms], axis=0))
 
     def is_solved(self, labels: np.ndarray, goal_labels: np.ndarray) -> np.ndarray:
         """Whether all terms hold now, bool [n]."""

@@ -15,6 +15,8 @@ from lewm.envs.ogbench_package import make_manipulation
 
 ARM = {f"ur5e/{name}_joint": name for name in ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")}
 CAMERAS = ("front_pixels", "front")
+RAISED_M, AWAY_M = 0.28, 0.06
+"""Above the window's handle, which is the highest; and out of reach of a block."""
 HELD = "held_env_steps"
 """For how many env steps a predicate has held: a count beside the physics, where a predicate asks for one."""
 
@@ -124,6 +126,12 @@ class ManipulationSimulator(MujocoSimulator):
         """float64 [7]: a block's place and quaternion."""
         start = int(self.model.jnt_qposadr[self.model.joint(f"object_joint_{block}").id])
         return self.part(moment, "qpos")[start : start + 7]
+
+    def is_free_handed(self, moment: Moment) -> bool:
+        """Whether the effector is high up and away from every block: a scripted policy may turn to something else."""
+        place = moment.variation["effector"][:3]
+        blocks = [self.part_of_block(moment, block)[:3] for block in range(self.num_blocks)]
+        return bool(place[2] > RAISED_M and all(np.linalg.norm(place - block) > AWAY_M for block in blocks))
 
     def handles(self, moment: Moment) -> np.ndarray:
         """float64 [2]: how far drawer and window are open; ``scene`` only."""

@@ -158,11 +158,12 @@ class NoiselessExpert(_Oracles):
     _kind = "markov"
 
     def _choose(self, row: _Row, moment: Moment, goal: Moment, batch: ManipulationBatch) -> np.ndarray:
-        target = next_target(row.simulator, moment, goal)
-        if target is None:
-            return np.zeros(5)
-        if row.target is None or row.is_done or not target.is_like(row.target):
-            row.head_for(target, moment)
+        if row.is_done or row.simulator.is_free_handed(moment):
+            target = next_target(row.simulator, moment, goal)
+            if target is None:
+                return np.zeros(5)
+            if row.is_done or row.target is None or not target.is_like(row.target):
+                row.head_for(target, moment)
         return row.act(moment)
 
 
