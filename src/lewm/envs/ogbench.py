@@ -40,7 +40,8 @@ MEMBERS = {
     "scene": Member("scene", "scene", 750),
     **{f"{body}maze-{maze}": Member(body, maze, 1000) for body in ("point", "ant") for maze in ("medium", "large", "giant", "teleport")},
 }
-STRATA: dict[str, tuple[str, ...]] = {"cube": CUBE_STRATA, "point": MAZE_STRATA, "ant": MAZE_STRATA}
+STRATA: dict[str, tuple[str, ...]] = {"cube": CUBE_STRATA, "point": MAZE_STRATA}
+"""The ant has one kind of pair only: noise, the one policy for it here, never takes it around a wall."""
 DATA_POLICIES = {"cube": "play", "scene": "play", "point": "navigate", "ant": "ou"}
 
 

@@ -119,7 +119,8 @@ class MazeBatch(OgbenchBatch):
         parsed = parse_options(MujocoOptions, name, options)
         table = simulator.label_table()
         tolerance_m = simulator.goal_tolerance_m * parsed.tolerance_scale
-        predicate = maze_predicate(name, parsed.success, tolerance_m, table.names, simulator.map.is_straight)
+        kinds = simulator.map.is_straight if simulator.has_kinds_of_pair else None
+        predicate = maze_predicate(name, parsed.success, tolerance_m, table.names, kinds)
         super().__init__(num_envs, name, parsed, simulator=simulator, table=table, predicate=predicate, states=STATES)
         self._place_columns = [table.names.index(label) for label in ("x_m", "y_m")]
 

@@ -99,19 +99,19 @@ def scene_predicate(env: str, success: str | None, tolerance_scale: float, names
         Term(_columns(names, handles), HANDLE_M * tolerance_scale, _largest),
         Term(_columns(names, buttons), 0.5, _largest),
     )
-    return OgbenchPredicate(terms=terms, readable_names=(*block, *handles, *buttons), kind_of_pair=lambda starts, _: np.zeros(len(starts)))
+    return OgbenchPredicate(terms=terms, readable_names=(*block, *handles, *buttons), kind_of_pair=_one_kind)
 
 
 def maze_predicate(
-    env: str, success: str | None, tolerance_m: float, names: Sequence[str], is_straight: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    env: str, success: str | None, tolerance_m: float, names: Sequence[str], is_straight: Callable[[np.ndarray, np.ndarray], np.ndarray] | None
 ) -> OgbenchPredicate:
-    """The middle of the body within ``tolerance_m`` of the goal's, along the floor."""
+    """The middle of the body within ``tolerance_m`` of the goal's, along the floor; without ``is_straight`` all pairs are of one kind."""
     _only_official(env, success)
     columns = _columns(names, ["x_m", "y_m"])
     return OgbenchPredicate(
         terms=(Term(columns, tolerance_m, _norm),),
         readable_names=("x_m", "y_m"),
-        kind_of_pair=lambda starts, goals: is_straight(starts[:, columns], goals[:, columns]),
+        kind_of_pair=_one_kind if is_straight is None else lambda starts, goals: is_straight(starts[:, columns], goals[:, columns]),
     )
 
 
@@ -141,6 +141,10 @@ def _approach_or_in_hand(names: Sequence[str], num_blocks: int, tolerance_m: flo
         return np.asarray((is_at_hand & (must_move | ~must_move.any(0))).any(0))
 
     return kind_of_pair
+
+
+def _one_kind(starts: np.ndarray, goals: np.ndarray) -> np.ndarray:
+    return np.zeros(len(starts))
 
 
 def _only_official(env: str, success: str | None) -> None:

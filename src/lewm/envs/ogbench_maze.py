@@ -27,6 +27,7 @@ class MazeSimulator(MujocoSimulator):
         self.env = make_maze(body, maze_type)
         self.model, self.data = self.env.model, self.env.data
         self.map = MazeMap(self.env.maze_map, CLEARANCE_M[body])
+        self.has_kinds_of_pair = body == "point"
         self.goal_tolerance_m = float(self.env._goal_tol)
         low, high = self.model.actuator_ctrlrange.T
         self.action_bounds = low.copy(), high.copy()
