@@ -353,6 +353,7 @@ def test_an_unknown_member_is_refused_with_the_nearest_one():
         ("cube-single", {"success": "strict"}, "success of ogbench/cube-single cannot be 'strict'. Did you mean 'clear-strict'"),
         ("scene", {"success": "clear-strict"}, "success of ogbench/scene cannot be 'clear-strict'. Known: official"),
         ("pointmaze-medium", {"cameras": ("back",)}, "no camera 'back'. Known: top"),
+        ("cube-single", {"mesh_grid_m": 1.0}, r"mesh_grid_m must be 0 or in \[0.0005, 0.1\] metres, got 1.0"),
         ("cube-single", {"hide_geoms": ("floor",)}, "no option 'hide_geoms'"),
     ],
 )
@@ -373,3 +374,19 @@ def test_an_episode_is_truncated_at_the_packages_limit_or_where_told():
     assert started("cube-single", (1,)).max_env_steps == 200
     assert started("pointmaze-medium", (1,), action_repeat=4).max_env_steps == 250
     assert started("pointmaze-medium", (1,), max_env_steps=7).max_env_steps == 7
+
+
+def test_coarser_meshes_change_a_picture_little_and_the_world_not_at_all():
+    fine, coarse = started("cube-single", size_px=64, mesh_grid_m=0), started("cube-single", size_px=64)
+    assert fine.get_states() == coarse.get_states()
+    apart = np.abs(fine.observe().frames.astype(int) - coarse.observe().frames)
+    assert 0 < apart.mean() < 1.5  # of 255
+    assert np.median(apart) == 0
+
+
+def test_what_draws_is_told_also_after_it_has_drawn():
+    batch = started("cube-single")
+    batch.observe()
+    described = batch.rendering_description()
+    assert described.items() >= {"profile": "fast", "hide": [], "supersampling": 1, "mesh_grid_m": 0.01}.items()
+    assert described["gl_renderer"]

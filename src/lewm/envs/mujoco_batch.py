@@ -102,13 +102,9 @@ class MujocoBatch(ABC):
         """How frames are drawn: ``profile``, ``hide``, ``backend`` and ``gl_renderer``, for provenance."""
         self._require_open()
         renderer = self._open_renderer()
-        return {
-            "profile": self._options.rendering,
-            "hide": list(self._options.hide),
-            "supersampling": self._options.supersampling,
-            "backend": renderer.backend,
-            "gl_renderer": renderer.gl_renderer,
-        }
+        settings = self._options.renderer_settings()
+        drawn = {"profile": settings.pop("profile"), "hide": list(settings.pop("hide")), **settings}
+        return drawn | {"backend": renderer.backend, "gl_renderer": renderer.gl_renderer}
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Start new episodes, with start, variation and goal drawn from each episode's seed."""
@@ -231,10 +227,7 @@ class MujocoBatch(ABC):
 
     def _open_renderer(self) -> SceneRenderer:
         if self._renderer is None:
-            options = self._options
-            self._renderer = SceneRenderer(
-                self._simulator.model, options.size_px, profile=options.rendering, hide=options.hide, supersampling=options.supersampling
-            )
+            self._renderer = SceneRenderer(self._simulator.model, self._options.size_px, **self._options.renderer_settings())
         return self._renderer
 
     def _draw(self, moments: Sequence[Moment], out: np.ndarray | None) -> np.ndarray:

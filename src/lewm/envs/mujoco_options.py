@@ -61,6 +61,10 @@ class MujocoOptions:
         if isinstance(scale, bool) or not isinstance(scale, int | float | np.floating) or not 0 < scale <= 1000:
             raise EnvError(f"tolerance_scale must be a number in (0, 1000], got {scale!r}")
 
+    def renderer_settings(self) -> dict[str, Any]:
+        """How frames are drawn, as ``SceneRenderer`` takes it."""
+        return {"profile": self.rendering, "hide": self.hide, "supersampling": self.supersampling}
+
     def camera_numbers(self, names: tuple[str, ...], env: str) -> tuple[int, ...]:
         """The cameras as numbers into ``names``, those of the model; ``EnvError`` for one that it does not have."""
         numbers = []

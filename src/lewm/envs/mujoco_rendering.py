@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from lewm.envs.mujoco_meshes import coarsened
 from lewm.errors import EnvError
 
 BACKENDS = ("egl", "osmesa", "glfw")
@@ -115,12 +116,14 @@ class SceneRenderer:
     """Draws what cameras see of a MuJoCo model into uint8 arrays; the GL context is its own until ``close``.
 
     ``profile``: ``shipped`` draws the model as it comes; ``fast`` without shadows and multisampling, which cost a software renderer most of its
-    time. ``hide`` names further things to leave out (``HIDEABLE``); with ``supersampling`` k every pixel is the mean of k x k. The model is the one
-    that is simulated: what an episode changes in it, and the profile's settings of its looks, need no copy. ``EnvError`` if no GL context can be
-    made.
+    time. ``hide`` names further things to leave out (``HIDEABLE``); with ``supersampling`` k every pixel is the mean of k x k; a ``mesh_grid_m``
+    above 0 draws coarser meshes. The model is the one that is simulated: what an episode changes in it, and the profile's settings of its looks,
+    need no copy. ``EnvError`` if no GL context can be made.
     """
 
-    def __init__(self, model: Any, size_px: int, *, profile: str = "fast", hide: Sequence[str] = (), supersampling: int = 1) -> None:
+    def __init__(
+        self, model: Any, size_px: int, *, profile: str = "fast", hide: Sequence[str] = (), supersampling: int = 1, mesh_grid_m: float = 0.0
+    ) -> None:
         import mujoco
 
         self._mujoco, self._model = mujoco, model
@@ -146,13 +149,14 @@ class SceneRenderer:
             self._scene.flags[getattr(mujoco.mjtRndFlag, HIDEABLE[name])] = False
         self._options, self._fixed_camera = mujoco.MjvOption(), mujoco.MjvCamera()
         self._fixed_camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._drawn_model = coarsened(model, mesh_grid_m) if mesh_grid_m else model
         self._open()
 
     def _open(self) -> None:
         try:
             self._gl = importlib.import_module(f"mujoco.{self.backend}").GLContext(*self._pixels.shape[1::-1])
             self._gl.make_current()
-            self._context = self._mujoco.MjrContext(self._model, self._mujoco.mjtFontScale.mjFONTSCALE_100.value)
+            self._context = self._mujoco.MjrContext(self._drawn_model, self._mujoco.mjtFontScale.mjFONTSCALE_100.value)
         # PyOpenGL raises whatever comes of a missing library: ImportError, AttributeError, TypeError or an error of its own.
         except Exception as error:
             self._gl = None
@@ -169,6 +173,9 @@ class SceneRenderer:
         from OpenGL import GL
 
         self._gl.make_current()
+        # MuJoCo leaves errors of some models behind (textures of odd sizes), and PyOpenGL would blame this call for them.
+        while GL.glGetError() != GL.GL_NO_ERROR:
+            pass
         return bytes(GL.glGetString(GL.GL_RENDERER)).decode()
 
     def upload_height_fields(self) -> None:

@@ -48,7 +48,7 @@ DATA_POLICIES = {"cube": "play", "scene": "play", "point": "navigate", "ant": "o
 class OgbenchEnv(BatchOfOne):
     """Bring blocks, or a body, to where they are in the goal. Observations: ``{"frames": uint8 [V, Y, X, 3]}``; actions in [-1, 1].
 
-    The options are the fields of ``MujocoOptions``.
+    The options are the fields of ``OgbenchOptions``.
     """
 
     MEMBER: ClassVar[Member]
@@ -56,7 +56,7 @@ class OgbenchEnv(BatchOfOne):
 
     @classmethod
     def make_batch(cls, num_envs: int, /, **options: Any) -> OgbenchBatch:
-        """The same world for ``num_envs`` episodes at once, with the fields of ``MujocoOptions``."""
+        """The same world for ``num_envs`` episodes at once, with the fields of ``OgbenchOptions``."""
         member = cls.MEMBER
         if member.kind in ("cube", "scene"):
             simulator = ManipulationSimulator(member.kind, member.variant, member.time_limit_control_steps)

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from lewm.envs.mujoco_batch import MujocoBatch
-from lewm.envs.mujoco_options import MujocoOptions, parse_options
+from lewm.envs.mujoco_options import parse_options
 from lewm.envs.mujoco_simulator import Moment
 from lewm.envs.mujoco_states import StateFormat
 from lewm.envs.ogbench_goals import OgbenchPredicate, cube_predicate, maze_predicate, scene_predicate
 from lewm.envs.ogbench_manipulation import HELD, ManipulationSimulator
 from lewm.envs.ogbench_maze import MazeSimulator
 from lewm.envs.ogbench_maze_map import MazeMap
+from lewm.envs.ogbench_options import OgbenchOptions
 from lewm.errors import EnvError
 
 VERSION = 1
@@ -27,7 +28,7 @@ GOAL_STREAM, MAX_GOAL_DRAWS = 1, 1000
 
 
 class OgbenchBatch(MujocoBatch):
-    """What arm and mazes share; the options are the fields of ``MujocoOptions``.
+    """What arm and mazes share; the options are the fields of ``OgbenchOptions``.
 
     The reward is the package's: 1 where the goal is reached after the env step, else 0. The goal at a reset is a second start of the same world, at
     rest, that is not solved at once. Where a predicate has to hold for several env steps in a row, they are counted from the moment that the goal
@@ -87,7 +88,7 @@ class ManipulationBatch(OgbenchBatch):
     _simulator: ManipulationSimulator
 
     def __init__(self, num_envs: int, name: str, simulator: ManipulationSimulator, /, **options: Any) -> None:
-        parsed = parse_options(MujocoOptions, name, options)
+        parsed = parse_options(OgbenchOptions, name, options)
         table = simulator.label_table()
         predicate = (
             scene_predicate(name, parsed.success, parsed.tolerance_scale, table.names)
@@ -116,7 +117,7 @@ class MazeBatch(OgbenchBatch):
     _simulator: MazeSimulator
 
     def __init__(self, num_envs: int, name: str, simulator: MazeSimulator, /, **options: Any) -> None:
-        parsed = parse_options(MujocoOptions, name, options)
+        parsed = parse_options(OgbenchOptions, name, options)
         table = simulator.label_table()
         tolerance_m = simulator.goal_tolerance_m * parsed.tolerance_scale
         kinds = simulator.map.is_straight if simulator.has_kinds_of_pair else None
