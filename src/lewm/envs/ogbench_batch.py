@@ -18,7 +18,7 @@ from lewm.envs.ogbench_manipulation import HELD, ManipulationSimulator
 from lewm.envs.ogbench_maze import MazeSimulator
 from lewm.envs.ogbench_maze_map import MazeMap
 from lewm.envs.ogbench_options import OgbenchOptions
-from lewm.errors import EnvError
+from lewm.errors import ConfigError, EnvError
 
 VERSION = 1
 """Of the dynamics, the frames and the state bytes."""
@@ -138,6 +138,14 @@ class MazeBatch(OgbenchBatch):
     def places(self, labels: np.ndarray) -> np.ndarray:
         """float64 [n, 2]: (x, y) of labels [n, s]."""
         return np.asarray(labels, np.float64)[:, self._place_columns]
+
+    def shortest_env_steps(self, start_labels: np.ndarray, goal_labels: np.ndarray) -> np.ndarray:
+        """float64 [n]: env steps that the shortest way between labels [n, s] takes at full speed; infinite where there is none."""
+        if self._simulator.full_speed_m is None:
+            raise ConfigError(f"nobody knows how fast the body of {self.name!r} can go, so it has no stitched pairs; ogbench/pointmaze-* have")
+        ends = zip(self.places(start_labels), self.places(goal_labels), strict=True)
+        ways_m = np.array([self.map.path_m(start, goal) for start, goal in ends])
+        return np.asarray(ways_m / (self._simulator.full_speed_m * self._options.action_repeat))
 
     def states_at(self, places: np.ndarray) -> list[bytes]:
         """The present states with the bodies put at places [E, 2], to start from or to make goals; ``EnvError`` for a place in a wall."""

@@ -15,6 +15,8 @@ from lewm.envs.ogbench_package import make_maze, numpy_random
 
 CLEARANCE_M = {"point": 0.45, "ant": 0.25}
 """How far the middle of the body stays from walls: the point's radius of 0.7 m less what contacts give way; the ant's torso."""
+POINT_SPEED_M = 0.2
+"""How far an action of 1 moves the point in one control step."""
 TELEPORT = "teleport_key"
 START_NOISE_M = 1.0
 """How far from the middle of its cell an episode starts at most, in x and in y, as in the package."""
@@ -28,6 +30,7 @@ class MazeSimulator(MujocoSimulator):
         self.model, self.data = self.env.model, self.env.data
         self.map = MazeMap(self.env.maze_map, CLEARANCE_M[body])
         self.has_kinds_of_pair = body == "point"
+        self.full_speed_m = POINT_SPEED_M if body == "point" else None
         self.goal_tolerance_m = float(self.env._goal_tol)
         low, high = self.model.actuator_ctrlrange.T
         self.action_bounds = low.copy(), high.copy()

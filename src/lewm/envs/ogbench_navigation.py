@@ -9,14 +9,12 @@ import numpy as np
 
 from lewm.envs.base import GoalEnvBatch, ScriptedPolicy
 from lewm.envs.ogbench_batch import MazeBatch
-from lewm.envs.ogbench_maze import START_NOISE_M
+from lewm.envs.ogbench_maze import POINT_SPEED_M, START_NOISE_M
 from lewm.envs.policies import check_number_option, check_reset, check_whole_option
 from lewm.errors import EnvError
 
 GOAL_STREAM, NOISE_STREAM = 3, 4
 """Keep these numbers apart from those that an environment or another policy draws from the same seed."""
-STEP_M = 0.2
-"""How far an action of 1 moves the point in one control step."""
 STITCH_CELLS = 4
 """How far, in cells, the goals of ``stitch`` are from where episodes start: the package's."""
 
@@ -122,7 +120,7 @@ class NoiselessGuide:
             goal if straight else batch.simulator.env.get_oracle_subgoal(place, goal)[0]
             for place, goal, straight in zip(places, goals, is_straight, strict=True)
         ]
-        step_m = STEP_M * batch.action_spec.action_repeat
+        step_m = POINT_SPEED_M * batch.action_spec.action_repeat
         return np.asarray(np.clip((np.stack(ends) - places) / step_m, -1.0, 1.0), np.float32)
 
 
