@@ -1,6 +1,7 @@
 """Stitched pairs: start and goal from different episodes of a maze, with the shortest way between them."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,14 @@ ENV = "ogbench/pointmaze-medium"
 def make(num_pairs: int = 3, **settings: Any) -> Manifest:
     request = {"distances": [80], "seed": 0, "is_stitched": True, "strata": ["around-walls"], "num_pairs": num_pairs}
     return make_manifest(ENV, {"size_px": 32}, **(request | settings))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_episodes() -> Iterator[None]:
+    """A third of the usual length: where an episode leads matters little, for goals come from another one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lewm.evaluation.protocol.EPISODE_ENV_STEPS", 100)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -143,8 +143,7 @@ class MazeBatch(OgbenchBatch):
         """float64 [n]: env steps that the shortest way between labels [n, s] takes at full speed; infinite where there is none."""
         if self._simulator.full_speed_m is None:
             raise ConfigError(f"nobody knows how fast the body of {self.name!r} can go, so it has no stitched pairs; ogbench/pointmaze-* have")
-        ends = zip(self.places(start_labels), self.places(goal_labels), strict=True)
-        ways_m = np.array([self.map.path_m(start, goal) for start, goal in ends])
+        ways_m = self.map.path_m(self.places(start_labels), self.places(goal_labels))
         return np.asarray(ways_m / (self._simulator.full_speed_m * self._options.action_repeat))
 
     def states_at(self, places: np.ndarray) -> list[bytes]:
@@ -168,8 +167,8 @@ class MazeBatch(OgbenchBatch):
         return np.zeros(0)
 
     def _is_goal_for(self, start_labels: np.ndarray, goal_labels: np.ndarray) -> bool:
-        way_m = self.map.path_m(self.places(start_labels)[0], self.places(goal_labels)[0])
-        return super()._is_goal_for(start_labels, goal_labels) and way_m < np.inf
+        way_m = self.map.path_m(self.places(start_labels), self.places(goal_labels))
+        return super()._is_goal_for(start_labels, goal_labels) and bool(way_m[0] < np.inf)
 
     def _refuse_walls(self, places: np.ndarray, what: str) -> None:
         for place in places[~self.map.is_free(places)]:

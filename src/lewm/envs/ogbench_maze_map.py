@@ -49,19 +49,18 @@ class MazeMap:
             clear &= ~_crosses_box(starts - centre, goals - starts, self._half)
         return clear
 
-    def path_m(self, start: np.ndarray, goal: np.ndarray) -> float:
-        """Length of the shortest way between two places [2] that keeps clear of all walls; infinite where there is none.
+    def path_m(self, starts: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        """float64 [n]: lengths of the shortest ways between places [n, 2] that keep clear of all walls; infinite where there is none.
 
         ``EnvError`` for a place in a wall.
         """
-        for place in (start, goal):
+        starts, goals = (np.asarray(places, np.float64) for places in (starts, goals))
+        for place in np.concatenate([starts, goals]):
             if not self.is_free(place[None])[0]:
                 raise EnvError(f"({place[0]:.2f}, {place[1]:.2f}) lies in a wall of this maze: no way leads there; choose a place in a free cell")
-        if self.is_straight(start[None], goal[None])[0]:
-            return float(np.linalg.norm(goal - start))
-        corners, lengths = self._corners, self._corner_lengths
-        legs = [np.where(self._sees(place, corners), np.linalg.norm(corners - place, axis=-1), np.inf) for place in (start, goal)]
-        return float((legs[0][:, None] + lengths + legs[1]).min(initial=np.inf))
+        legs = [self._to_corners(places) for places in (starts, goals)]  # n K
+        around: np.ndarray = (legs[0][:, :, None] + self._corner_lengths + legs[1][:, None]).min((1, 2), initial=np.inf)
+        return np.where(self.is_straight(starts, goals), np.linalg.norm(goals - starts, axis=-1), around)
 
     @functools.cached_property
     def _corners(self) -> np.ndarray:
@@ -74,14 +73,17 @@ class MazeMap:
     @functools.cached_property
     def _corner_lengths(self) -> np.ndarray:
         """float64 [K, K]: shortest ways between the corners (Floyd and Warshall)."""
-        corners = self._corners
-        lengths = np.stack([np.where(self._sees(corner, corners), np.linalg.norm(corners - corner, axis=-1), np.inf) for corner in corners])
-        for middle in range(len(corners)):
+        lengths = self._to_corners(self._corners)
+        for middle in range(len(lengths)):
             lengths = np.minimum(lengths, lengths[:, middle, None] + lengths[middle])
         return lengths
 
-    def _sees(self, place: np.ndarray, others: np.ndarray) -> np.ndarray:
-        return self.is_straight(np.broadcast_to(place, others.shape), others)
+    def _to_corners(self, places: np.ndarray) -> np.ndarray:
+        """float64 [n, K]: how far the corners are from places [n, 2], infinite where a wall is in between."""
+        corners = self._corners
+        ends = (np.broadcast_to(points, (len(places), len(corners), 2)).reshape(-1, 2) for points in (places[:, None], corners))
+        sees = self.is_straight(*ends).reshape(len(places), len(corners))
+        return np.where(sees, np.linalg.norm(corners - places[:, None], axis=-1), np.inf)
 
 
 def _crosses_box(starts: np.ndarray, steps: np.ndarray, half: float) -> np.ndarray:
