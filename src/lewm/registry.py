@@ -157,6 +157,13 @@ ENVS = Table(
             extra="atari",
             needs=("ale-py",),
         ),
+        "ogbench/": Entry(
+            target="lewm.envs.ogbench:member_env",
+            members="lewm.envs.ogbench:member_names",
+            summary="ogbench/<env>: OGBench's arm among objects and its mazes, such as ogbench/cube-single and ogbench/pointmaze-medium",
+            extra="ogbench",
+            needs=("ogbench",),
+        ),
     },
 )
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-SIMULATORS = {"dmc/": ("mujoco", "dm-control"), "atari/": ("ale-py",), "push-t": ("pymunk",)}
+SIMULATORS = {"dmc/": ("mujoco", "dm-control"), "atari/": ("ale-py",), "ogbench/": ("ogbench", "mujoco", "dm-control"), "push-t": ("pymunk",)}
 """The packages that simulate the worlds whose names begin so: with another version of them the same actions may lead elsewhere."""
 
 

@@ -33,8 +33,12 @@ QUICK = (
     "atari/freeway",
     "atari/ms_pacman",
     "atari/pong",
+    "ogbench/cube-single",
+    "ogbench/pointmaze-medium",
 )
 """Tested by default: one and several joints, contacts, objects; games with and without FIRE, x, y or both to reach."""
+LENT = ("two-room", "push-t", "dmc/reacher-easy", "atari/pong", "ogbench/cube-single", "ogbench/pointmaze-medium")
+"""One of each way to borrow from the operating system."""
 OWN = [name for name in ENVS if ENVS.entry(name).target.startswith("lewm.")]
 """Names and families of lewm's table, without what other packages and other tests have added."""
 NUM_UNREAD_BYTES = {"atari/pitfall2": 1, "atari/miniature_golf": 4}
@@ -46,7 +50,7 @@ SEEDS = (7, 8, 9)
 
 def marked(name: str, *marks: pytest.MarkDecorator) -> pytest.param:
     """A parameter with the marks that a name's extra asks for."""
-    by_extra = {"dmc": [pytest.mark.mujoco], "atari": [pytest.mark.atari]}
+    by_extra = {"dmc": [pytest.mark.mujoco], "ogbench": [pytest.mark.mujoco], "atari": [pytest.mark.atari]}
     return pytest.param(name, marks=[*by_extra.get(ENVS.entry(name).extra, []), *marks])
 
 
@@ -354,7 +358,7 @@ def test_counts_seeds_and_options_that_make_no_sense_are_refused(world: World) -
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="only Linux lists a process's files and threads")
-@pytest.mark.parametrize("name", [marked(name) for name in ("two-room", "push-t", "dmc/reacher-easy", "atari/pong")])
+@pytest.mark.parametrize("name", [marked(name) for name in LENT])
 def test_a_closed_environment_leaves_no_file_and_no_thread_behind(name: str) -> None:
     counts = []
     for _ in range(6):

@@ -11,7 +11,7 @@ from lewm.errors import EnvError, UnknownNameError
 from lewm.registry import ENVS, Entry, Table
 
 OWN = {name: ENVS.entry(name) for name in ENVS if ENVS.entry(name).target.startswith("lewm.")}
-MARKS = {"dmc/": [pytest.mark.mujoco], "atari/": [pytest.mark.atari]}
+MARKS = {"dmc/": [pytest.mark.mujoco], "ogbench/": [pytest.mark.mujoco], "atari/": [pytest.mark.atari]}
 FAMILIES = [pytest.param(name, marks=MARKS.get(name, [])) for name in OWN if name.endswith("/")]
 
 

@@ -38,6 +38,8 @@ class SuccessArguments:
     """Who acts in the episodes that the pairs come from; default: the world's data policy."""
     rest_start: bool = False
     """Set the velocities of starts and goals to zero."""
+    stitched: bool = False
+    """Take start and goal from different episodes, in mazes: distances are then the most env steps that the shortest way takes."""
     seed: int = 0
     """Seed of the pairs."""
     data: Path | None = None
@@ -158,6 +160,7 @@ def _success(words: Sequence[str]) -> None:
         seed=arguments.seed,
         data_policy=arguments.data_policy,
         is_rest_start=arguments.rest_start,
+        is_stitched=arguments.stitched,
         strata=None if arguments.strata is None else arguments.strata.split(","),
         planner=arguments.planner,
         data=arguments.data,

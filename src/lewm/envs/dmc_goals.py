@@ -2,10 +2,7 @@
 
 Axes: E episode (or any number of rows n), s label.
 
-**Labels**, float32, named with their units. Each joint has its position and velocity: a hinge ``<joint>_rad`` (as MuJoCo counts it: turns are kept),
-``<joint>_sin``, ``<joint>_cos`` and ``<joint>_velocity_rad_s``; a slide ``<joint>_m`` and ``<joint>_velocity_m_s``; a free joint ``<joint>_x_m``,
-``_y_m``, ``_z_m``, the quaternion ``_qw`` to ``_qz`` and six velocities; a ball joint the quaternion and three velocities. After them come the
-places of ``POSITIONS`` that the task's model has.
+**Labels** are those of every joint (``mujoco_labels.py``); after them come the places of ``POSITIONS`` that the task's model has.
 
 **Success**: each compared label must lie within its tolerance of the goal's. The distance is the largest |difference| / tolerance, so 1 is the edge
 of success whatever the units; the differences of angles are taken the short way round unless ``is_wrapped`` is off.
@@ -18,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lewm.envs import mujoco_labels
 from lewm.errors import EnvError
 from lewm.registry import did_you_mean
 
@@ -61,76 +59,24 @@ POSITIONS: dict[str, tuple[tuple[str, str, str], ...]] = {
 }
 """Places in the world that are labels too, by domain: (kind, name in the model, axes)."""
 
-FREE, BALL, SLIDE, HINGE = range(4)
-"""Kinds of joint, numbered as in MuJoCo."""
 
-
-@dataclass(frozen=True)
-class Column:
-    """One label: a number of the simulator, or the sine or cosine of one."""
-
-    name: str
-    source: str
-    """``qpos``, ``qvel`` or ``positions``."""
-    index: int
-    transform: str = ""
-    """``sin``, ``cos`` or nothing."""
-
-
-def joint_columns(name: str, kind: int, qpos: int, qvel: int) -> list[Column]:
-    """The labels of a joint whose positions and velocities begin at the given places."""
-    if kind == HINGE:
-        angles = [Column(f"{name}_{suffix}", "qpos", qpos, transform) for suffix, transform in (("rad", ""), ("sin", "sin"), ("cos", "cos"))]
-        return [*angles, Column(f"{name}_velocity_rad_s", "qvel", qvel)]
-    if kind == SLIDE:
-        return [Column(f"{name}_m", "qpos", qpos), Column(f"{name}_velocity_m_s", "qvel", qvel)]
-    places = [f"{axis}_m" for axis in "xyz"] if kind == FREE else []
-    speeds = [f"velocity_{axis}_m_s" for axis in "xyz"] if kind == FREE else []
-    positions, velocities = [*places, "qw", "qx", "qy", "qz"], [*speeds, *(f"velocity_{axis}_rad_s" for axis in "xyz")]
-    return [Column(f"{name}_{suffix}", "qpos", qpos + place) for place, suffix in enumerate(positions)] + [
-        Column(f"{name}_{suffix}", "qvel", qvel + place) for place, suffix in enumerate(velocities)
-    ]
-
-
-class LabelTable:
-    """The labels of one task's model: their names, and their values from positions, velocities and places."""
+class LabelTable(mujoco_labels.LabelTable):
+    """The labels of one task's model: every joint, and the domain's ``POSITIONS``."""
 
     def __init__(self, domain: str, model: Any) -> None:
-        joints = [model.joint(number) for number in range(model.njnt)]
-        columns = [
-            column
-            for number, joint in enumerate(joints)
-            for column in joint_columns(
-                joint.name or f"joint{number}", int(model.jnt_type[number]), int(model.jnt_qposadr[number]), int(model.jnt_dofadr[number])
-            )
-        ]
+        names = [model.joint(number).name or f"joint{number}" for number in range(model.njnt)]
+        columns = [column for number, name in enumerate(names) for column in mujoco_labels.columns_of_joint(model, number, name)]
         self._places: list[tuple[str, int, int]] = []
         for kind, name, axes in POSITIONS.get(domain, ()):
             names = [getattr(model, kind)(number).name for number in range(getattr(model, f"n{kind}"))]
             for axis in axes if name in names else "":
-                columns.append(Column(f"{name}_{axis}_m", "positions", len(self._places)))
+                columns.append(mujoco_labels.Column(f"{name}_{axis}_m", "positions", len(self._places)))
                 self._places.append(("xpos" if kind == "body" else f"{kind}_xpos", names.index(name), "xyz".index(axis)))
-        starts = {"qpos": 0, "qvel": model.nq, "positions": model.nq + model.nv}
-        self.names = tuple(column.name for column in columns)
-        self._index = np.array([starts[column.source] + column.index for column in columns])
-        self._is_sin = np.array([column.transform == "sin" for column in columns])
-        self._is_cos = np.array([column.transform == "cos" for column in columns])
-
-    @property
-    def num_positions(self) -> int:
-        """How many coordinates of places there are."""
-        return len(self._places)
+        super().__init__(columns, model)
 
     def positions(self, data: Any) -> np.ndarray:
         """float64 [num_positions]: the places in the simulator's present data."""
         return np.array([getattr(data, array)[number, axis] for array, number, axis in self._places], np.float64)
-
-    def values(self, qpos: np.ndarray, qvel: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """float32 [E, s] from float64 [E, nq], [E, nv] and [E, num_positions]."""
-        values = np.concatenate([qpos, qvel, positions], -1)[:, self._index]
-        values[:, self._is_sin] = np.sin(values[:, self._is_sin])
-        values[:, self._is_cos] = np.cos(values[:, self._is_cos])
-        return values.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -177,6 +123,10 @@ class Predicate:
             difference = np.where(self.is_angle, (difference + np.pi) % (2 * np.pi) - np.pi, difference)
         distance: np.ndarray = (np.abs(difference) / self.tolerances).max(-1)
         return distance
+
+    def is_solved(self, labels: np.ndarray, goal_labels: np.ndarray) -> np.ndarray:
+        """Whether within every tolerance, bool [n]."""
+        return np.asarray(self.distance(labels, goal_labels) < 1.0)
 
     def strata(self, start_labels: np.ndarray, goal_labels: np.ndarray) -> np.ndarray:
         """int64 [n]: 0 far, 1 near (``FAR_TOLERANCES``), -1 solved at the start."""

@@ -1,97 +1,22 @@
 """What a Control Suite environment can be told."""
 
-import dataclasses
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
 
-import numpy as np
-
-from lewm.envs.mujoco_rendering import HIDEABLE, PROFILES
-from lewm.envs.option_checks import check_whole
-from lewm.errors import EnvError
-from lewm.registry import did_you_mean
-
-CAMERA_NAME = re.compile(r"[A-Za-z0-9_-]+")
+from lewm.envs.mujoco_options import MujocoOptions, check_names, check_truth
 
 
 @dataclass(frozen=True, kw_only=True)
-class DmcOptions:
-    """Every value is checked, and ``EnvError`` states the allowed range."""
+class DmcOptions(MujocoOptions):
+    """Success predicates are those of ``lewm.envs.dmc_goals.GOALS``."""
 
-    size_px: int = 64
-    """Side of the frames."""
-    cameras: tuple[str | int, ...] = (0,)
-    """Cameras of the model by name or number; number 0 is the one that pixel benchmarks of the suite use."""
     action_repeat: int = 2
     """Control steps per env step: the env step's action is applied in each, and their rewards are added."""
-    rendering: Literal["fast", "shipped"] = "fast"
-    """``shipped``: as the suite's models come; ``fast``: no shadows and no multisampling."""
-    supersampling: int = 1
-    """Draw with this many times as many pixels each way and average: thin limbs keep their place to a fraction of a pixel."""
-    hide: tuple[str, ...] = ()
-    """What else frames leave out: reflection, haze, skybox."""
     hide_geoms: tuple[str, ...] = ()
     """Geoms of the model that are not drawn: ("target",) where goals are poses and reacher's own target would only distract."""
-    success: str | None = None
-    """Name of the success predicate; None: the domain's first in ``lewm.envs.dmc_goals.GOALS``."""
-    tolerance_scale: float = 1.0
-    """Multiplies every tolerance of the predicate."""
     is_wrapped: bool = True
     """Whether angles that differ by full turns are equal; LeWorldModel's own predicate for reacher says no."""
-    max_env_steps: int | None = None
-    """Env steps after which an episode is truncated; None: the suite's time limit."""
-    is_terminated_on_success: bool = False
-    """Whether reaching the goal ends the episode."""
 
     def __post_init__(self) -> None:
-        check_whole("size_px", self.size_px, 16, 1024)
-        check_whole("supersampling", self.supersampling, 1, 8)
-        check_whole("action_repeat", self.action_repeat, 1, 1000)
-        if self.max_env_steps is not None:
-            check_whole("max_env_steps", self.max_env_steps, 1, 2**31)
-        if self.rendering not in PROFILES:
-            raise EnvError(f"rendering must be one of {', '.join(PROFILES)}; got {self.rendering!r}")
-        for name, example in (("cameras", "('fixed',) or (0,)"), ("hide", "('skybox',)"), ("hide_geoms", "('target',)")):
-            if not isinstance(getattr(self, name), tuple):
-                raise EnvError(f"{name} must be a list or tuple such as {example}, got {getattr(self, name)!r}")
-        for name in ("hide", "hide_geoms"):
-            if not all(isinstance(thing, str) for thing in getattr(self, name)):
-                raise EnvError(f"{name} must hold names only, got {getattr(self, name)!r}")
-        if self.success is not None and not isinstance(self.success, str):
-            raise EnvError(f"success must be the name of a predicate, got {self.success!r}")
-        for thing in self.hide:
-            if thing not in HIDEABLE:
-                raise EnvError(f"hide names an unknown thing {thing!r}.{did_you_mean(thing, HIDEABLE)}")
-        for name in ("is_wrapped", "is_terminated_on_success"):
-            if not isinstance(getattr(self, name), bool):
-                raise EnvError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        scale = self.tolerance_scale
-        if isinstance(scale, bool) or not isinstance(scale, int | float | np.floating) or not 0 < scale <= 1000:
-            raise EnvError(f"tolerance_scale must be a number in (0, 1000], got {scale!r}")
-
-    def camera_numbers(self, names: tuple[str, ...], env: str) -> tuple[int, ...]:
-        """The cameras as numbers into ``names``, those of the model; ``EnvError`` for one that it does not have."""
-        numbers = []
-        for camera in self.cameras:
-            if isinstance(camera, int | np.integer) and not isinstance(camera, bool) and 0 <= camera < len(names):
-                numbers.append(int(camera))
-            elif camera in names:
-                numbers.append(names.index(str(camera)))
-            else:
-                raise EnvError(f"env {env!r} has no camera {camera!r}.{did_you_mean(str(camera), names)}, or their numbers from 0")
-        bad = [names[number] for number in numbers if not CAMERA_NAME.fullmatch(names[number])]
-        if bad or not numbers or len(set(numbers)) != len(numbers):
-            raise EnvError(f"cameras must be one or more different ones of {', '.join(names)}, got {self.cameras}")
-        return tuple(numbers)
-
-
-def parse_options(env: str, options: Mapping[str, Any]) -> DmcOptions:
-    """The options as one checked value; an unknown name is refused with a suggestion."""
-    known = [field.name for field in dataclasses.fields(DmcOptions)]
-    for name in options:
-        if name not in known:
-            raise EnvError(f"env {env!r} has no option {name!r}.{did_you_mean(name, known)}")
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-    return DmcOptions(**values)
+        super().__post_init__()
+        check_names("hide_geoms", self.hide_geoms, "('target',)")
+        check_truth("is_wrapped", self.is_wrapped)

@@ -4,17 +4,19 @@ Axes: Y X image.
 """
 
 import atexit
+import contextlib
 import ctypes
 import importlib
 import importlib.util
 import os
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from lewm.envs.mujoco_meshes import coarsened
 from lewm.errors import EnvError
 
 BACKENDS = ("egl", "osmesa", "glfw")
@@ -35,6 +37,23 @@ def asked_backend() -> str | None:
     if asked and asked not in BACKENDS:
         raise EnvError(f"MUJOCO_GL must be one of {', '.join(BACKENDS)}, or unset to choose one that works; got {asked!r}")
     return asked or None
+
+
+@contextlib.contextmanager
+def without_gl() -> Iterator[None]:
+    """Import packages in here that would choose a GL backend when imported; ``EnvError`` if ``MUJOCO_GL`` names none.
+
+    A process that never draws needs no GL, so nothing may fail for the lack of it. And dm_control's GL contexts, when collected, delete
+    the buffers of whichever other context is current. Who wants its ``physics.render`` beside this imports dm_control first.
+    """
+    asked = asked_backend()
+    os.environ["MUJOCO_GL"] = "disabled"
+    try:
+        yield
+    finally:
+        del os.environ["MUJOCO_GL"]
+        if asked:
+            os.environ["MUJOCO_GL"] = asked
 
 
 def choose_backend() -> str:
@@ -94,15 +113,17 @@ _PROBES: dict[str, Callable[[], bool]] = {"egl": _has_egl, "osmesa": _has_osmesa
 
 
 class SceneRenderer:
-    """Draws a MuJoCo model's fixed cameras into uint8 arrays; the GL context is its own until ``close``.
+    """Draws what cameras see of a MuJoCo model into uint8 arrays; the GL context is its own until ``close``.
 
     ``profile``: ``shipped`` draws the model as it comes; ``fast`` without shadows and multisampling, which cost a software renderer most of its
-    time. ``hide`` names further things to leave out (``HIDEABLE``); with ``supersampling`` k every pixel is the mean of k x k. The model is the one
-    that is simulated: what an episode changes in it, and the profile's settings of its looks, need no copy. ``EnvError`` if no GL context can be
-    made.
+    time. ``hide`` names further things to leave out (``HIDEABLE``); with ``supersampling`` k every pixel is the mean of k x k; a ``mesh_grid_m``
+    above 0 draws coarser meshes. The model is the one that is simulated: what an episode changes in it, and the profile's settings of its looks,
+    need no copy. ``EnvError`` if no GL context can be made.
     """
 
-    def __init__(self, model: Any, size_px: int, *, profile: str = "fast", hide: Sequence[str] = (), supersampling: int = 1) -> None:
+    def __init__(
+        self, model: Any, size_px: int, *, profile: str = "fast", hide: Sequence[str] = (), supersampling: int = 1, mesh_grid_m: float = 0.0
+    ) -> None:
         import mujoco
 
         self._mujoco, self._model = mujoco, model
@@ -126,15 +147,16 @@ class SceneRenderer:
             self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
         for name in hide:
             self._scene.flags[getattr(mujoco.mjtRndFlag, HIDEABLE[name])] = False
-        self._options, self._camera = mujoco.MjvOption(), mujoco.MjvCamera()
-        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._options, self._fixed_camera = mujoco.MjvOption(), mujoco.MjvCamera()
+        self._fixed_camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._drawn_model = coarsened(model, mesh_grid_m) if mesh_grid_m else model
         self._open()
 
     def _open(self) -> None:
         try:
             self._gl = importlib.import_module(f"mujoco.{self.backend}").GLContext(*self._pixels.shape[1::-1])
             self._gl.make_current()
-            self._context = self._mujoco.MjrContext(self._model, self._mujoco.mjtFontScale.mjFONTSCALE_100.value)
+            self._context = self._mujoco.MjrContext(self._drawn_model, self._mujoco.mjtFontScale.mjFONTSCALE_100.value)
         # PyOpenGL raises whatever comes of a missing library: ImportError, AttributeError, TypeError or an error of its own.
         except Exception as error:
             self._gl = None
@@ -151,6 +173,9 @@ class SceneRenderer:
         from OpenGL import GL
 
         self._gl.make_current()
+        # MuJoCo leaves errors of some models behind (textures of odd sizes), and PyOpenGL would blame this call for them.
+        while GL.glGetError() != GL.GL_NO_ERROR:
+            pass
         return bytes(GL.glGetString(GL.GL_RENDERER)).decode()
 
     def upload_height_fields(self) -> None:
@@ -159,11 +184,13 @@ class SceneRenderer:
         for field in range(self._model.nhfield):
             self._mujoco.mjr_uploadHField(self._model, self._context, field)
 
-    def draw(self, data: Any, camera: int, out: np.ndarray) -> None:
-        """Draw what camera number ``camera`` sees of ``data`` into ``out``, uint8 [Y, X, 3]."""
-        self._camera.fixedcamid = camera
+    def draw(self, data: Any, camera: Any, out: np.ndarray) -> None:
+        """Draw what a camera sees of ``data`` into ``out``, uint8 [Y, X, 3]: a number of the model's, or a free ``MjvCamera``."""
+        if isinstance(camera, int):
+            self._fixed_camera.fixedcamid = camera
+            camera = self._fixed_camera
         everything = self._mujoco.mjtCatBit.mjCAT_ALL.value
-        self._mujoco.mjv_updateScene(self._model, data, self._options, None, self._camera, everything, self._scene)
+        self._mujoco.mjv_updateScene(self._model, data, self._options, None, camera, everything, self._scene)
         self._gl.make_current()
         self._mujoco.mjr_render(self._rectangle, self._scene, self._context)
         self._mujoco.mjr_readPixels(self._pixels, None, self._rectangle, self._context)

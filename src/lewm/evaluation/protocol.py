@@ -4,6 +4,7 @@ Axes: N env step, E episode, s label.
 
 Protocol ``heldout``: episodes that no training set contains (their seeds live in a namespace of their own), up to 300 env steps long, recorded with
 the world's data policy; one pair per episode and distance D, start at env step t and goal at t + D, within the episode and never solved at the start.
+Stitched pairs take the goal from another episode instead, and D is how many env steps the shortest way takes at most.
 Which pair an episode gives depends on (seed, episode index, D) and the strata asked for, so asking for fewer pairs gives a prefix of the same list.
 """
 
@@ -22,6 +23,7 @@ from lewm.data.policies import RUN_POLICY
 from lewm.envs.base import GoalEnv, make_batch
 from lewm.errors import ConfigError, DataError, LewmError
 from lewm.evaluation.sources import EpisodeSource, states_at, strata_of_pairs
+from lewm.evaluation.stitching import check_ways, stitches
 from lewm.registry import ENVS, POLICIES, did_you_mean
 from lewm.run_directory import write_json
 from lewm.seeds import episode_seed
@@ -36,28 +38,45 @@ MIN_EPISODES = 100
 MAX_EPISODES_PER_PAIR = 40
 MAX_EPISODES_WITHOUT_PAIR = 1024
 """After that many without a single pair of some kind, the others are not waited for."""
-DEFAULTS = {"is_rest_start": False, "action_repeat": 1}
+DEFAULTS = {"is_rest_start": False, "is_stitched": False, "action_repeat": 1}
 """Fields that a manifest's file leaves out at these values: the hashes of manifests are older than the fields."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A start and a goal from the same recorded episode."""
+    """A start and a goal from the same recorded episode or, stitched, from two."""
 
     id: str
     """``<distance>/<stratum>/<number>``: unique within a manifest."""
     distance_env_steps: int
-    """D: env steps between the two in the recorded episode."""
+    """D: env steps between the two in the recorded episode; stitched: the most that the shortest way takes."""
     stratum: str
     episode_index: int
     episode_seed: int
     start_env_step: int
     start_state: bytes
     goal_state: bytes
+    goal_episode_seed: int | None = None
+    """Stitched: the seed of the goal's episode. A manifest's file leaves this and the next two out where they are None."""
+    goal_env_step: int | None = None
+    shortest_env_steps: float | None = None
+    """Stitched: env steps of the shortest way at full speed."""
+
+    @property
+    def ends(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(seed of the episode, env step) of the start and of the goal."""
+        goal_seed = self.episode_seed if self.goal_episode_seed is None else self.goal_episode_seed
+        goal_step = self.start_env_step + self.distance_env_steps if self.goal_env_step is None else self.goal_env_step
+        return (self.episode_seed, self.start_env_step), (goal_seed, goal_step)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, JSON-ready; states as base64."""
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        return values | {name: base64.b64encode(values[name]).decode() for name in ("start_state", "goal_state")}
 
     @property
     def budget_env_steps(self) -> int:
-        """How long a policy may take: twice as long as the recorded episode did."""
+        """How long a policy may take: twice as long as the recorded episode did, or as the shortest way takes at most."""
         return 2 * self.distance_env_steps
 
 
@@ -83,6 +102,8 @@ class Manifest:
     pairs: tuple[Pair, ...]
     is_rest_start: bool = False
     """Whether every start and goal has its velocities set to zero."""
+    is_stitched: bool = False
+    """Whether start and goal of every pair come from different episodes."""
     action_repeat: int = 1
     """Control steps of the simulator per env step."""
 
@@ -108,8 +129,7 @@ class Manifest:
         """Plain values, JSON-ready; states as base64."""
         values = asdict(self) | {"format": FORMAT, "distances": list(self.distances), "strata": list(self.strata)}
         values = {name: value for name, value in values.items() if name not in DEFAULTS or value != DEFAULTS[name]}
-        values["pairs"] = [pair | {name: base64.b64encode(pair[name]).decode() for name in ("start_state", "goal_state")} for pair in values["pairs"]]
-        return values
+        return values | {"pairs": [pair.to_dict() for pair in self.pairs]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Manifest":
@@ -159,13 +179,15 @@ def make_manifest(
     protocol: str = "heldout",
     data_policy: str | None = None,
     is_rest_start: bool = False,
+    is_stitched: bool = False,
     strata: Sequence[str] | None = None,
 ) -> Manifest:
     """The pairs of a protocol: ``num_pairs`` per distance and stratum.
 
-    ``data_policy`` records the episodes (default: the world's own), ``is_rest_start`` sets the velocities of starts and goals to zero, ``strata`` are
-    the kinds of pair that are wanted, the headline first (default: all). ``ConfigError`` for an unknown protocol, policy or stratum or an impossible
-    distance, ``EnvError`` for a rest start in a world that knows none, ``LewmError`` if the world does not give enough pairs.
+    ``data_policy`` records the episodes (default: the world's own), ``is_rest_start`` sets the velocities of starts and goals to zero,
+    ``is_stitched`` takes the two from different episodes, ``strata`` are the kinds of pair that are wanted, the headline first (default: all).
+    ``ConfigError`` for an unknown protocol, policy or stratum, an impossible distance or a world that cannot be stitched, ``EnvError`` for a rest
+    start in a world that knows none, ``LewmError`` if the world does not give enough pairs.
     """
     if protocol not in PROTOCOLS:
         raise ConfigError(f"unknown protocol {protocol!r}.{did_you_mean(protocol, PROTOCOLS)}")
@@ -186,14 +208,16 @@ def make_manifest(
         num_pairs=num_pairs,
         pairs=(),
         is_rest_start=is_rest_start,
-        action_repeat=_look_at_world(env, env_options, is_rest_start),
+        is_stitched=is_stitched,
+        action_repeat=_look_at_world(env, env_options, is_rest_start, is_stitched),
     )
     return replace(empty, pairs=_with_states(empty, _choose_pairs(empty)))
 
 
 def check_disjoint(manifest: Manifest, training_episode_seeds: np.ndarray) -> None:
     """``DataError`` if an episode of the manifest may have been trained on."""
-    shared = np.intersect1d(np.array([pair.episode_seed for pair in manifest.pairs], dtype=np.int64), np.asarray(training_episode_seeds))
+    seeds = [seed for pair in manifest.pairs for seed, _ in pair.ends]
+    shared = np.intersect1d(np.array(seeds, dtype=np.int64), np.asarray(training_episode_seeds))
     if len(shared):
         raise DataError(
             f"{len(shared)} evaluation episodes have the seed of a training episode (such as {shared[0]}): success on them would not be held out; "
@@ -237,9 +261,11 @@ def _check_strata(env: str, strata: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(strata)
 
 
-def _look_at_world(env: str, env_options: dict[str, Any], is_rest_start: bool) -> int:
-    """The world's action repeat; refuses a rest start where there is none, before any episode is recorded."""
+def _look_at_world(env: str, env_options: dict[str, Any], is_rest_start: bool, is_stitched: bool) -> int:
+    """The world's action repeat; refuses a rest start or stitched pairs where there are none, before any episode is recorded."""
     with closing(make_batch(env, 1, **env_options)) as envs:
+        if is_stitched:
+            check_ways(env, envs)
         if is_rest_start:
             envs.reset([0])
             envs.at_rest(envs.get_states())
@@ -256,7 +282,7 @@ def _choose_pairs(manifest: Manifest) -> list[Pair]:
     while num_recorded < max_episodes and (num_recorded < MAX_EPISODES_WITHOUT_PAIR or all(found.values())):
         until = max_episodes if num_recorded >= MAX_EPISODES_WITHOUT_PAIR else min(max_episodes, MAX_EPISODES_WITHOUT_PAIR)
         indices = range(num_recorded, min(num_recorded + size, until))  # whether to give up does not depend on the size either
-        for pair in _pairs_of_episodes(manifest, indices):
+        for pair in (_stitched_pairs if manifest.is_stitched else _pairs_of_episodes)(manifest, indices):
             wanted = found[pair.distance_env_steps, pair.stratum]
             if len(wanted) < manifest.num_pairs:
                 wanted.append(replace(pair, id=f"{pair.distance_env_steps}/{pair.stratum}/{len(wanted)}"))
@@ -302,6 +328,36 @@ def _pairs_of_episodes(manifest: Manifest, indices: range) -> list[Pair]:
     return pairs
 
 
+def _stitched_pairs(manifest: Manifest, indices: range) -> list[Pair]:
+    """At most one pair per two episodes and distance, in their order, without states; the strata take turns over the episodes."""
+    space, seed = manifest.seed_namespace, manifest.seed
+    ends = [(episode_seed(space, seed, index), episode_seed(f"{space} goal", seed, index)) for index in indices]
+    draws = [episode_seed(f"{space} stitch", seed, index) for index in indices]
+    world_strata, pairs = _world_strata(manifest.env), []
+    numbers = [world_strata.index(stratum) for stratum in manifest.strata]
+    for distance, rows in stitches(manifest.source, ends, manifest.distances, draws).items():
+        for index, (start_seed, goal_seed), found in zip(indices, ends, rows, strict=True):
+            turns = [numbers[(index + turn) % len(numbers)] for turn in range(len(numbers))]
+            chosen = min((stitch for stitch in found if stitch.stratum in turns), key=lambda stitch: turns.index(stitch.stratum), default=None)
+            if chosen is not None:
+                pairs.append(
+                    Pair(
+                        id="",
+                        distance_env_steps=distance,
+                        stratum=world_strata[chosen.stratum],
+                        episode_index=index,
+                        episode_seed=start_seed,
+                        start_env_step=chosen.start_env_step,
+                        start_state=b"",
+                        goal_state=b"",
+                        goal_episode_seed=goal_seed,
+                        goal_env_step=chosen.goal_env_step,
+                        shortest_env_steps=chosen.shortest_env_steps,
+                    )
+                )
+    return pairs
+
+
 def _choose(strata: np.ndarray, numbers: Sequence[int], manifest: Manifest, distance: int, index: int) -> tuple[int, int] | None:
     """Start and stratum of an episode's pair: the strata take turns over the episodes, the start is uniform among those of the stratum."""
     for turn in range(len(numbers)):
@@ -315,14 +371,7 @@ def _choose(strata: np.ndarray, numbers: Sequence[int], manifest: Manifest, dist
 def _with_states(manifest: Manifest, pairs: Sequence[Pair]) -> tuple[Pair, ...]:
     """The pairs with the states of their ends, from the same episodes once more."""
     wanted: dict[int, set[int]] = {}
-    for pair in pairs:
-        wanted.setdefault(pair.episode_seed, set()).update((pair.start_env_step, pair.start_env_step + pair.distance_env_steps))
+    for seed, step in (end for pair in pairs for end in pair.ends):
+        wanted.setdefault(seed, set()).add(step)
     states = states_at(manifest.source, wanted, is_at_rest=manifest.is_rest_start)
-    return tuple(
-        replace(
-            pair,
-            start_state=states[pair.episode_seed, pair.start_env_step],
-            goal_state=states[pair.episode_seed, pair.start_env_step + pair.distance_env_steps],
-        )
-        for pair in pairs
-    )
+    return tuple(replace(pair, start_state=states[pair.ends[0]], goal_state=states[pair.ends[1]]) for pair in pairs)

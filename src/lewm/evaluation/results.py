@@ -85,6 +85,7 @@ def settings_words(settings: Mapping[str, Any]) -> str:
     """What a table has to say about pairs beside their protocol, from a result's ``"manifest"`` or its ``unusual_settings``; may be empty."""
     unusual = unusual_settings(settings)
     words = ["rest start"] if "is_rest_start" in unusual else []
+    words += ["stitched pairs"] if "is_stitched" in unusual else []
     words += [f"action repeat {unusual['action_repeat']}"] if "action_repeat" in unusual else []
     options = unusual.get("env_options", {})
     words += [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()]

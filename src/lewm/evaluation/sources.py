@@ -37,7 +37,7 @@ def strata_of_pairs(source: EpisodeSource, seeds: Sequence[int], distances: Sequ
     The kinds are those of the world's ``strata``, by number; -1 for a pair that must not be used or reaches beyond the end of its episode.
     """
     with closing(make_batch(source.env, len(seeds), **source.env_options)) as envs:
-        labels, ends = _record_labels(source, envs, seeds)
+        labels, ends = record_labels(source, envs, seeds)
         return {distance: _strata(envs, labels, ends, distance) for distance in distances}
 
 
@@ -67,7 +67,7 @@ def _start(source: EpisodeSource, envs: GoalEnvBatch, seeds: Sequence[int]) -> S
     return policy
 
 
-def _record_labels(source: EpisodeSource, envs: GoalEnvBatch, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def record_labels(source: EpisodeSource, envs: GoalEnvBatch, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Labels [N+1, E, s] until every episode is over, and the env step at which each was, int64 [E]."""
     policy = _start(source, envs, seeds)
     ends, is_over = np.full(len(seeds), source.max_env_steps), np.zeros(len(seeds), bool)

@@ -28,6 +28,7 @@ def evaluate_success(
     protocol: str = "heldout",
     data_policy: str | None = None,
     is_rest_start: bool = False,
+    is_stitched: bool = False,
     strata: Sequence[str] | None = None,
     planner: dict[str, Any],
     checkpoint_sha256: str,
@@ -53,6 +54,7 @@ def evaluate_success(
         protocol=protocol,
         data_policy=data_policy,
         is_rest_start=is_rest_start,
+        is_stitched=is_stitched,
         strata=strata,
     )
     if training_episode_seeds is not None:

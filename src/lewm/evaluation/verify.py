@@ -104,7 +104,7 @@ def _verified_manifest(result: dict[str, Any]) -> Manifest:
         _refuse("manifest.pairs", f"{len(manifest.pairs)} pairs", f"{num_expected} pairs")
     if manifest.protocol in PROTOCOLS and manifest.protocol_version != PROTOCOLS[manifest.protocol]:
         _refuse("manifest.protocol_version", manifest.protocol_version, PROTOCOLS[manifest.protocol])
-    names = ("distances", "num_pairs", "seed", "protocol", "data_policy", "is_rest_start", "strata")
+    names = ("distances", "num_pairs", "seed", "protocol", "data_policy", "is_rest_start", "is_stitched", "strata")
     request: dict[str, Any] = {name: getattr(manifest, name) for name in names}
     try:
         again = make_manifest(manifest.env, manifest.env_options, **request)
@@ -120,8 +120,9 @@ def _read_manifest(values: dict[str, Any]) -> Manifest:
     for name, kind in _SETTINGS.items():
         if type(values.get(name)) is not kind:
             raise VerificationError(f"manifest.{name} must be of type {kind.__name__}, got {_short(values.get(name))}")
-    if type(values.get("is_rest_start", False)) is not bool:
-        raise VerificationError(f"manifest.is_rest_start must be true or left out, got {_short(values['is_rest_start'])}")
+    for name in ("is_rest_start", "is_stitched"):
+        if type(values.get(name, False)) is not bool:
+            raise VerificationError(f"manifest.{name} must be true or left out, got {_short(values[name])}")
     if not all(type(stratum) is str for stratum in values["strata"]):
         raise VerificationError(f"manifest.strata must be names, got {_short(values['strata'])}")
     if not all(type(distance) is int for distance in values["distances"]):
