@@ -133,6 +133,7 @@ def test_the_screen_itself_and_another_spelling_can_be_asked_for(capsys, tmp_pat
     words = ["atari/ms_pacman", "--preset", "mspacman-laptop", "--episodes", "1", "--max-env-steps", "2", "--env-option", "size_px=native"]
     assert main(["collect", *words, "--out", f"{tmp_path}/d"]) == 0
     meta = meta_of(tmp_path / "d")
-    assert meta["env"]["options"] == {"size_px": None}
+    # The preset's other options stay.
+    assert meta["env"]["options"] == {"size_px": None, "min_num_noops": 270, "max_num_noops": 300}
     assert meta["env"]["name"] == "atari/ms_pacman"
     assert meta["observation_spec"]["height_px"] == 210
