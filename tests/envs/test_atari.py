@@ -308,7 +308,7 @@ def test_fire_on_reset_starts_the_ball() -> None:
         ({"resampler": "are"}, r"unknown resampler 'are'\. Did you mean 'area'\?"),
         ({"frame_skip": 0}, "frame_skip must be a whole number"),
         ({"frame_skip": True}, "frame_skip must be a whole number"),
-        ({"is_max_pooled": 1}, "is_max_pooled must be true or false, got 1"),
+        ({"is_max_pooled": 1}, "is_max_pooled must be True or False, got 1"),
         ({"repeat_action_probability": 1.0}, r"repeat_action_probability must be a number in \[0, 0.99\]"),
         ({"repeat_action_probability": float("nan")}, "repeat_action_probability must be a number"),
         ({"max_num_noops": -1}, "max_num_noops must be a whole number"),

@@ -128,5 +128,5 @@ def test_coloured_noise_refuses_discrete_worlds_and_bad_options():
     for options, message in (({"theta": 0.0}, r"theta must be in \(0, 1\]"), ({"std": float("nan")}, r"std must be in \(0, 10\]")):
         with pytest.raises(EnvError, match=message):
             OUPolicy(**options)
-    with pytest.raises(EnvError, match="reset for 0 env steps"):
+    with pytest.raises(EnvError, match="call reset first"):
         OUPolicy().act(world)

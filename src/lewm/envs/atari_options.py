@@ -3,12 +3,13 @@
 Lengths in px of the drawn frame; an env step is ``frame_skip`` emulator frames.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from lewm.envs.option_checks import check_truth, check_whole
+from lewm.envs.option_checks import parse_options as parse_fields
 from lewm.errors import EnvError
 from lewm.registry import did_you_mean
 
@@ -56,19 +57,18 @@ class AtariOptions:
 
     def __post_init__(self) -> None:
         if self.size_px is not None:
-            _check_whole("size_px", self.size_px, 16, 1024)
+            check_whole("size_px", self.size_px, 16, 1024)
         if self.resampler not in get_args(Resampler):
             raise EnvError(f"unknown resampler {self.resampler!r}.{did_you_mean(str(self.resampler), get_args(Resampler))}")
-        _check_whole("frame_skip", self.frame_skip, 1, 60)
-        _check_whole("max_num_noops", self.max_num_noops, 0, 10_000)
-        _check_whole("min_num_noops", self.min_num_noops, 0, self.max_num_noops)
-        _check_whole("max_env_steps", self.max_env_steps, 1, 2**31)
+        check_whole("frame_skip", self.frame_skip, 1, 60)
+        check_whole("max_num_noops", self.max_num_noops, 0, 10_000)
+        check_whole("min_num_noops", self.min_num_noops, 0, self.max_num_noops)
+        check_whole("max_env_steps", self.max_env_steps, 1, 2**31)
         for name in ("difficulty", "mode"):
             if getattr(self, name) is not None:
-                _check_whole(name, getattr(self, name), 0, 255)
+                check_whole(name, getattr(self, name), 0, 255)
         for name in ("is_max_pooled", "full_action_space", "is_fired_on_reset", "is_terminated_on_life_loss", "with_ram"):
-            if not isinstance(getattr(self, name), bool):
-                raise EnvError(f"{name} must be true or false, got {getattr(self, name)!r}")
+            check_truth(name, getattr(self, name))
         _check_number("repeat_action_probability", self.repeat_action_probability, 0.0, 0.99)
         _check_number("goal_tolerance", self.goal_tolerance, 0.5, 255.0)
         if not isinstance(self.goal_labels, tuple | list) or not all(isinstance(name, str) for name in self.goal_labels):
@@ -93,19 +93,8 @@ class AtariOptions:
 
 def parse_options(name: str, options: Mapping[str, Any]) -> AtariOptions:
     """The options of env ``name`` as one checked value; an unknown option is refused with a suggestion."""
-    known = [field.name for field in dataclasses.fields(AtariOptions)]
-    for option in options:
-        if option not in known:
-            raise EnvError(f"env {name!r} has no option {option!r}.{did_you_mean(option, known)}")
-    values: dict[str, Any] = {option: tuple(value) if isinstance(value, list) else value for option, value in options.items()}
-    if values.get("size_px") == NATIVE:
-        values["size_px"] = None
-    return AtariOptions(**values)
-
-
-def _check_whole(name: str, value: Any, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise EnvError(f"{name} must be a whole number in [{low}, {high}], got {value!r}")
+    is_native = options.get("size_px") == NATIVE
+    return parse_fields(AtariOptions, name, {**options, "size_px": None} if is_native else options)
 
 
 def _check_number(name: str, value: Any, low: float, high: float) -> None:

@@ -13,8 +13,8 @@ from lewm.envs.dmc_options import DmcOptions
 from lewm.envs.dmc_simulator import Simulator
 from lewm.envs.dmc_states import STATES
 from lewm.envs.mujoco_batch import MujocoBatch
-from lewm.envs.mujoco_options import parse_options
 from lewm.envs.mujoco_simulator import Moment
+from lewm.envs.option_checks import parse_options
 
 GOAL_STREAM, WANDER_STREAM = 1, 2
 """Keep the numbers that decide a goal apart from those that decide the start."""

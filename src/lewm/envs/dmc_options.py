@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from lewm.envs.mujoco_options import MujocoOptions, check_names, check_truth
+from lewm.envs.mujoco_options import MujocoOptions, check_names
+from lewm.envs.option_checks import check_truth
 
 
 @dataclass(frozen=True, kw_only=True)

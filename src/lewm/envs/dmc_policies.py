@@ -9,7 +9,7 @@ import numpy as np
 
 from lewm.envs.base import GoalEnvBatch, ScriptedPolicy
 from lewm.envs.dmc_batch import DmcBatch
-from lewm.envs.policies import check_number_option, check_reset, check_whole_option
+from lewm.envs.policies import check_env_step, check_number_option, check_reset, check_whole_option
 from lewm.errors import EnvError
 
 POSE_STREAM, NOISE_STREAM = 3, 4
@@ -62,8 +62,7 @@ class ReacherExpert:
     def act(self, envs: GoalEnvBatch) -> np.ndarray:
         """float32 [E, 2] within [-1, 1]."""
         batch = _reacher(envs)
-        if self._env_step >= self._max_env_steps:
-            raise EnvError(f"the policy was reset for {self._max_env_steps} env steps and asked for one more; call reset with a larger max_env_steps")
+        check_env_step(self._env_step, self._max_env_steps)
         rows = np.arange(batch.num_envs)
         error, _ = _error_and_speed(batch, self._poses[rows, self._pose])
         is_over = (np.abs(error) < ARRIVAL_RAD).all(-1) | (self._age >= self.hold_env_steps)

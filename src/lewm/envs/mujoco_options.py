@@ -1,20 +1,17 @@
 """What a MuJoCo environment can be told."""
 
-import dataclasses
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
 from lewm.envs.mujoco_rendering import HIDEABLE, PROFILES
-from lewm.envs.option_checks import check_whole
+from lewm.envs.option_checks import check_truth, check_whole
 from lewm.errors import EnvError
 from lewm.registry import did_you_mean
 
 CAMERA_NAME = re.compile(r"[A-Za-z0-9_-]+")
-OptionsT = TypeVar("OptionsT", bound="MujocoOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,16 +79,6 @@ class MujocoOptions:
         return tuple(numbers)
 
 
-def parse_options(kind: type[OptionsT], env: str, options: Mapping[str, Any]) -> OptionsT:
-    """The options as one checked value; an unknown name is refused with a suggestion."""
-    known = [field.name for field in dataclasses.fields(kind)]
-    for name in options:
-        if name not in known:
-            raise EnvError(f"env {env!r} has no option {name!r}.{did_you_mean(name, known)}")
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-    return kind(**values)
-
-
 def check_tuple(name: str, value: Any, example: str) -> None:
     """Refuse an option that is no tuple."""
     if not isinstance(value, tuple):
@@ -103,9 +90,3 @@ def check_names(name: str, value: Any, example: str) -> None:
     check_tuple(name, value, example)
     if not all(isinstance(thing, str) for thing in value):
         raise EnvError(f"{name} must hold names only, got {value!r}")
-
-
-def check_truth(name: str, value: Any) -> None:
-    """Refuse an option that is neither True nor False."""
-    if not isinstance(value, bool):
-        raise EnvError(f"{name} must be True or False, got {value!r}")

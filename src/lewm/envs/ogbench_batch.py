@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from lewm.envs.mujoco_batch import MujocoBatch
-from lewm.envs.mujoco_options import parse_options
 from lewm.envs.mujoco_simulator import Moment
 from lewm.envs.mujoco_states import StateFormat
 from lewm.envs.ogbench_goals import OgbenchPredicate, cube_predicate, maze_predicate, scene_predicate
@@ -18,6 +17,7 @@ from lewm.envs.ogbench_manipulation import HELD, ManipulationSimulator
 from lewm.envs.ogbench_maze import MazeSimulator
 from lewm.envs.ogbench_maze_map import MazeMap
 from lewm.envs.ogbench_options import OgbenchOptions
+from lewm.envs.option_checks import parse_options
 from lewm.errors import ConfigError, EnvError
 
 VERSION = 1

@@ -4,6 +4,7 @@ Axes: E episode, a action. Row e depends on its own seed and its own world only:
 package would draw from ``numpy.random``.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -55,7 +56,7 @@ class _Row:
             return np.asarray(self.oracles[self.target.task].select_action(None, info), np.float64)
 
 
-class _Oracles:
+class _Oracles(ABC):
     """Rows of oracles over a batch."""
 
     _kind: ClassVar[str]
@@ -82,8 +83,9 @@ class _Oracles:
         chosen = [self._choose(row, moment, goal, batch) for row, moment, goal in zip(self._rows, now, goals, strict=True)]
         return np.asarray(np.clip(np.stack(chosen), -1.0, 1.0), np.float32)
 
+    @abstractmethod
     def _choose(self, row: _Row, moment: Moment, goal: Moment, batch: ManipulationBatch) -> np.ndarray:
-        raise NotImplementedError
+        """float64 [5]: the action of one episode, before it is clipped."""
 
 
 class _RandomTargets(_Oracles):

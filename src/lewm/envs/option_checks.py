@@ -1,11 +1,30 @@
-"""What the options of several worlds are checked for; each refusal says what is allowed."""
+"""How the options of worlds are read, and what they are checked for; each refusal says what is allowed."""
 
+import dataclasses
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lewm.errors import EnvError
+from lewm.registry import did_you_mean
+
+OptionsT = TypeVar("OptionsT")
+
+
+def parse_options(kind: type[OptionsT], env: str, options: Mapping[str, Any]) -> OptionsT:
+    """The options as one value of the dataclass ``kind``, which checks them; lists become tuples.
+
+    Raises:
+        EnvError: an unknown name (with a suggestion), or a value that ``kind`` refuses.
+    """
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for name in options:
+        if name not in known:
+            raise EnvError(f"env {env!r} has no option {name!r}.{did_you_mean(name, known)}")
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    return kind(**values)
 
 
 def as_tuple(value: Any) -> tuple[Any, ...]:
@@ -17,6 +36,12 @@ def check_whole(name: str, value: Any, low: int, high: int) -> None:
     """``EnvError`` unless ``value`` is a whole number in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
         raise EnvError(f"{name} must be a whole number in [{low}, {high}], got {value!r}")
+
+
+def check_truth(name: str, value: Any) -> None:
+    """Refuse an option that is neither True nor False."""
+    if not isinstance(value, bool):
+        raise EnvError(f"{name} must be True or False, got {value!r}")
 
 
 def check_values(name: str, values: tuple[Any, ...], low: tuple[float, ...], high: tuple[float, ...]) -> None:

@@ -36,8 +36,9 @@ class BlockRandomPolicy:
 
     def act(self, envs: GoalEnvBatch) -> np.ndarray:
         """float32 [E, a], or int64 [E] for discrete actions: the actions of the next env step."""
-        if self._actions is None or self._env_step >= self._actions.shape[1]:
-            raise _exhausted(self._actions)
+        if self._actions is None:
+            raise EnvError("the policy has no episodes yet; call reset first")
+        check_env_step(self._env_step, self._actions.shape[1])
         self._env_step += 1
         return self._actions[:, self._env_step - 1].copy()
 
@@ -81,8 +82,9 @@ class OUPolicy:
 
     def act(self, envs: GoalEnvBatch) -> np.ndarray:
         """float32 [E, a]: the actions of the next env step."""
-        if self._actions is None or self._env_step >= self._actions.shape[1]:
-            raise _exhausted(self._actions)
+        if self._actions is None:
+            raise EnvError("the policy has no episodes yet; call reset first")
+        check_env_step(self._env_step, self._actions.shape[1])
         self._env_step += 1
         return self._actions[:, self._env_step - 1].copy()
 
@@ -98,6 +100,12 @@ def check_reset(envs: GoalEnvBatch, seeds: Sequence[int], max_env_steps: int) ->
         raise EnvError(f"max_env_steps must be at least 1, got {max_env_steps}")
 
 
+def check_env_step(env_step: int, max_env_steps: int) -> None:
+    """Refuse env step ``env_step``, counted from 0, of episodes that were reset for ``max_env_steps``."""
+    if env_step >= max_env_steps:
+        raise EnvError(f"the policy was reset for {max_env_steps} env steps and asked for one more; call reset with a larger max_env_steps")
+
+
 def check_whole_option(name: str, value: Any) -> None:
     """Refuse a policy's option that is no whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
@@ -111,11 +119,6 @@ def check_number_option(name: str, value: Any, is_allowed: Callable[[float], boo
     is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or not is_allowed(float(value)):
         raise EnvError(f"{name} must be {allowed}, got {value!r}")
-
-
-def _exhausted(actions: np.ndarray | None) -> EnvError:
-    drawn = 0 if actions is None else actions.shape[1]
-    return EnvError(f"the policy was reset for {drawn} env steps and asked for one more; call reset with a larger max_env_steps")
 
 
 def _draw_actions(spec: ActionSpec, num_draws: int, generator: np.random.Generator) -> np.ndarray:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from lewm.envs.base import check_count, check_seeds
+from lewm.envs.option_checks import parse_options
 from lewm.envs.push_t_drawing import Canvas
 from lewm.envs.push_t_goals import LABEL_NAMES, PREDICATES, labels_of
-from lewm.envs.push_t_layout import ACTION_SCALE_PX, MOMENT, TABLE_PX, VELOCITIES, parse_options
+from lewm.envs.push_t_layout import ACTION_SCALE_PX, MOMENT, TABLE_PX, VELOCITIES, PushTOptions
 from lewm.envs.push_t_physics import Tabletop, check_pymunk
 from lewm.envs.push_t_starts import draw_goal, draw_gym_past, draw_start, moment_of
 from lewm.envs.push_t_states import Past, pack, unpack_all
@@ -43,7 +44,7 @@ class PushTBatch:
         check_pymunk()
         self.num_envs, self.is_absolute = num_envs, is_absolute
         self.name = ABSOLUTE_NAME if is_absolute else NAME
-        self.options = parse_options(self.name, ({"contacts": "remembered"} if is_absolute else {}) | options)
+        self.options = parse_options(PushTOptions, self.name, ({"contacts": "remembered"} if is_absolute else {}) | options)
         size = self.options.size_px
         self.observation_spec = ObservationSpec(height_px=size, width_px=size)
         low, high = (0.0, TABLE_PX) if is_absolute else (-1.0, 1.0)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lewm.envs.base import GoalEnvBatch
-from lewm.envs.policies import check_number_option, check_reset, check_whole_option
+from lewm.envs.policies import check_env_step, check_number_option, check_reset, check_whole_option
 from lewm.envs.push_t_batch import PushTBatch
 from lewm.envs.push_t_geometry import block_centers, distance_to_block, rotated
 from lewm.envs.push_t_goals import labels_of
@@ -202,8 +202,7 @@ class NoiselessExpertPolicy:
     def act(self, envs: GoalEnvBatch) -> np.ndarray:
         """float32 [E, 2]: the actions of the next env step."""
         batch = push_t_batch(envs)
-        if self._env_step >= self._max_env_steps:
-            raise EnvError(f"the policy was reset for {self._max_env_steps} env steps and asked for one more; call reset with a larger max_env_steps")
+        check_env_step(self._env_step, self._max_env_steps)
         self._env_step += 1
         moments = batch.moments
         self._renew_goals(batch, moments)

@@ -4,8 +4,6 @@ Lengths are in px of the 512 x 512 table whatever the rendered size, y downwards
 Diffusion Policy, arXiv 2303.04137, and the ``gym-pusht`` package.
 """
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -142,16 +140,6 @@ class PushTOptions:
                 if all(_is_visible(moment[name], moment[other]) for other in others if other != name):
                     break
         return moment
-
-
-def parse_options(env: str, options: Mapping[str, Any]) -> PushTOptions:
-    """The options as one checked value; an unknown name is refused with a suggestion."""
-    known = [field.name for field in dataclasses.fields(PushTOptions)]
-    for name in options:
-        if name not in known:
-            raise EnvError(f"env {env!r} has no option {name!r}.{did_you_mean(name, known)}")
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-    return PushTOptions(**values)
 
 
 def check_moments(moments: np.ndarray) -> None:

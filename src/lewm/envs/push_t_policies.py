@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lewm.envs.base import GoalEnvBatch
-from lewm.envs.policies import check_number_option, check_reset, check_whole_option
+from lewm.envs.policies import check_env_step, check_number_option, check_reset, check_whole_option
 from lewm.envs.push_t_batch import PushTBatch
 from lewm.envs.push_t_geometry import OUTLINE_SCALES, block_centers, rotated
 from lewm.envs.push_t_layout import TABLE_PX
@@ -59,8 +59,7 @@ class ContactPolicy:
     def act(self, envs: GoalEnvBatch) -> np.ndarray:
         """float32 [E, 2]: the actions of the next env step."""
         batch = push_t_batch(envs)
-        if self._env_step >= self._max_env_steps:
-            raise EnvError(f"the policy was reset for {self._max_env_steps} env steps and asked for one more; call reset with a larger max_env_steps")
+        check_env_step(self._env_step, self._max_env_steps)
         self._env_step += 1
         moments = batch.moments
         is_over = np.where(self._is_pushing, self._pushes_left <= 0, self._age >= PATIENCE_ENV_STEPS)

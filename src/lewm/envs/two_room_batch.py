@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from lewm.envs.base import check_count, check_seeds
+from lewm.envs.option_checks import parse_options
 from lewm.envs.two_room_drawing import Canvas
-from lewm.envs.two_room_layout import MOMENT, PERTURBATIONS, SPEED_PX, WALL_X_PX, check_layouts, parse_options
+from lewm.envs.two_room_layout import MOMENT, PERTURBATIONS, SPEED_PX, WALL_X_PX, TwoRoomOptions, check_layouts
 from lewm.envs.two_room_physics import LegalSpace, move_official, move_swept, room_positions
 from lewm.errors import EnvError
 from lewm.schema import ActionSpec, Observation, ObservationSpec
@@ -41,7 +42,7 @@ class TwoRoomBatch:
         if num_envs < 1:
             raise EnvError(f"num_envs must be at least 1, got {num_envs}")
         self.num_envs = num_envs
-        self.options = parse_options(options)
+        self.options = parse_options(TwoRoomOptions, "two-room", options)
         self.observation_spec = ObservationSpec(height_px=self.options.size_px, width_px=self.options.size_px)
         self.action_spec = ActionSpec(kind="continuous", low=(-1.0, -1.0), high=(1.0, 1.0))
         self.label_names = LABEL_NAMES

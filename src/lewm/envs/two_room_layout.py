@@ -3,7 +3,6 @@
 Lengths are in px of the 224 x 224 arena whatever the rendered size; pixel i of a 224 px frame covers [i, i + 1).
 """
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -137,16 +136,6 @@ class TwoRoomOptions:
             # A varied agent's colour is drawn after this one and adapts to it.
             if (name == "background_color" and "agent_color" in self.vary) or _is_visible(color, others):
                 return color
-
-
-def parse_options(options: Mapping[str, Any]) -> TwoRoomOptions:
-    """The options as one checked value; an unknown name is refused with a suggestion."""
-    known = [field.name for field in dataclasses.fields(TwoRoomOptions)]
-    for name in options:
-        if name not in known:
-            raise EnvError(f"env 'two-room' has no option {name!r}.{did_you_mean(name, known)}")
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-    return TwoRoomOptions(**values)
 
 
 def check_layouts(moments: np.ndarray) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lewm.envs.base import GoalEnvBatch
-from lewm.envs.policies import check_number_option, check_reset
+from lewm.envs.policies import check_env_step, check_number_option, check_reset
 from lewm.envs.two_room_batch import TwoRoomBatch
 from lewm.envs.two_room_layout import SPEED_PX, WALL_X_PX
 from lewm.envs.two_room_physics import LegalSpace, room_positions
@@ -60,8 +60,7 @@ class ExpertPolicy:
     def act(self, envs: GoalEnvBatch) -> np.ndarray:
         """float32 [E, 2]: the actions of the next env step."""
         batch = _two_room(envs)
-        if self._env_step >= self._max_env_steps:
-            raise EnvError(f"the policy was reset for {self._max_env_steps} env steps and asked for one more; call reset with a larger max_env_steps")
+        check_env_step(self._env_step, self._max_env_steps)
         moments = batch.moments
         if self.retarget:
             self._draw_targets(moments, np.flatnonzero(_length(self._targets - moments["position_px"]) < ARRIVAL_PX))

@@ -12,7 +12,7 @@ import torch
 
 from lewm.checkpoint import load_checkpoint
 from lewm.envs.base import GoalEnvBatch
-from lewm.envs.policies import RandomPolicy, check_reset
+from lewm.envs.policies import RandomPolicy, check_env_step, check_reset
 from lewm.errors import CheckpointError, DataError, EnvError
 from lewm.evaluation.label_goals import compare_goals, is_same_env
 from lewm.planning.mpc import MPCPolicy
@@ -83,8 +83,7 @@ class RunPolicy:
 
     def act(self, envs: GoalEnvBatch) -> np.ndarray:
         """float32 [E, a], or int64 [E] for discrete actions: the actions of the next env step."""
-        if self._env_step >= self._max_env_steps:
-            raise EnvError(f"the policy was reset for {self._max_env_steps} env steps and asked for one more; call reset with a larger max_env_steps")
+        check_env_step(self._env_step, self._max_env_steps)
         if self.new_goal_env_steps is not None and self._env_step > 0 and self._env_step % self.new_goal_env_steps == 0:
             self._set_new_goals(envs)
         observations = envs.observe() if any(self._agent.needs_frame(state) for state in self._states) else None
