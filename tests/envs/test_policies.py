@@ -200,8 +200,8 @@ def test_noisy_experts_never_share_noise_between_episodes():
         (OUPolicy, {"std": None}, r"std must be in \(0, 10\] halves of the action range, got None"),
         (ExpertPolicy, {"action_noise": float("inf")}, "action_noise must be at least 0, got inf"),
         (ExpertPolicy, {"action_noise": []}, r"action_noise must be at least 0, got \[\]"),
-        (ExpertPolicy, {"retarget": 1}, "retarget must be true or false, got 1"),
-        (NoiselessExpertPolicy, {"retarget": "yes"}, "retarget must be true or false, got 'yes'"),
+        (ExpertPolicy, {"retarget": 1}, "retarget must be True or False, got 1"),
+        (NoiselessExpertPolicy, {"retarget": "yes"}, "retarget must be True or False, got 'yes'"),
     ],
 )
 def test_an_option_of_another_kind_is_refused(make, options, message):

@@ -136,7 +136,7 @@ def test_an_episode_of_an_expert_is_the_same_alone_and_in_a_batch_and_with_a_lon
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"retarget": 1}, "retarget must be true or false, got 1"),
+        ({"retarget": 1}, "retarget must be True or False, got 1"),
         ({"action_noise": float("nan")}, r"action_noise must be in \[0, 100\] px, got nan"),
         ({"max_goal_env_steps": 0}, "max_goal_env_steps must be at least 1, got 0"),
     ],

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lewm.envs.base import GoalEnvBatch
+from lewm.envs.option_checks import check_truth
 from lewm.envs.policies import check_env_step, check_number_option, check_reset, check_whole_option
 from lewm.envs.push_t_batch import PushTBatch
 from lewm.envs.push_t_geometry import block_centers, distance_to_block, rotated
@@ -23,7 +24,6 @@ from lewm.envs.push_t_navigation import actions_towards, waypoints
 from lewm.envs.push_t_physics import Tabletop
 from lewm.envs.push_t_policies import outline_place, push_t_batch
 from lewm.envs.push_t_starts import draw_goal
-from lewm.errors import EnvError
 
 EXPERT_STREAM, TARGET_STREAM, NOISE_STREAM = 6, 7, 8
 """Keep the expert's search, its own goals and its noise apart from each other and from what others draw from the same seed."""
@@ -227,8 +227,7 @@ class ExpertPolicy(NoiselessExpertPolicy):
 
     def __init__(self, *, retarget: bool = True, action_noise: float = 10.0, max_goal_env_steps: int = 150) -> None:
         super().__init__()
-        if not isinstance(retarget, bool):
-            raise EnvError(f"retarget must be true or false, got {retarget!r}")
+        check_truth("retarget", retarget)
         check_number_option("action_noise", action_noise, lambda value: 0 <= value <= 100, "in [0, 100] px")
         check_whole_option("max_goal_env_steps", max_goal_env_steps)
         self.retarget, self.action_noise, self.max_goal_env_steps = retarget, action_noise, max_goal_env_steps

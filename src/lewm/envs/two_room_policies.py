@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lewm.envs.base import GoalEnvBatch
+from lewm.envs.option_checks import check_truth
 from lewm.envs.policies import check_env_step, check_number_option, check_reset
 from lewm.envs.two_room_batch import TwoRoomBatch
 from lewm.envs.two_room_layout import SPEED_PX, WALL_X_PX
@@ -33,8 +34,7 @@ class ExpertPolicy:
     def __init__(self, *, action_noise: float = 2.0, repeat_probability: float = 0.05, retarget: bool = True) -> None:
         check_number_option("action_noise", action_noise, lambda value: value >= 0, "at least 0")
         check_number_option("repeat_probability", repeat_probability, lambda value: 0 <= value < 1, "in [0, 1)")
-        if not isinstance(retarget, bool):
-            raise EnvError(f"retarget must be true or false, got {retarget!r}")
+        check_truth("retarget", retarget)
         self.action_noise = action_noise
         self.repeat_probability = repeat_probability
         self.retarget = retarget
