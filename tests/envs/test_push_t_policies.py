@@ -6,6 +6,7 @@ import pytest
 from lewm.envs.push_t import PushT, PushTBatch
 from lewm.envs.push_t_expert import ExpertPolicy, NoiselessExpertPolicy
 from lewm.envs.push_t_geometry import distance_to_block
+from lewm.envs.push_t_mixture import MixedPolicy
 from lewm.envs.push_t_navigation import actions_towards, waypoints
 from lewm.envs.push_t_policies import ContactPolicy, outline_place
 from lewm.errors import EnvError
@@ -144,6 +145,18 @@ def test_an_episode_of_an_expert_is_the_same_alone_and_in_a_batch_and_with_a_lon
 def test_an_expert_refuses_options_that_make_no_sense(options, message):
     with pytest.raises(EnvError, match=message):
         ExpertPolicy(**options)
+
+
+def test_episodes_of_a_mixture_are_those_of_one_policy_or_the_other():
+    seeds = list(range(8))
+    mixed, contact, expert = (roll(policy, seeds, 6)[2] for policy in (MixedPolicy(), ContactPolicy(), ExpertPolicy()))
+    is_contact, is_expert = ((mixed == other).all(axis=(0, 2)) for other in (contact, expert))
+    assert (is_contact ^ is_expert).all()
+    assert 0 < is_contact.sum() < 8
+    for share, other in ((0.0, expert), (1.0, contact)):
+        np.testing.assert_array_equal(roll(MixedPolicy(contact_share=share), seeds, 6)[2], other)
+    with pytest.raises(EnvError, match=r"contact_share must be in \[0, 1\], got 1.5"):
+        MixedPolicy(contact_share=1.5)
 
 
 def test_data_are_recorded_with_contacts_by_default_and_the_ceiling_is_an_expert_without_noise():

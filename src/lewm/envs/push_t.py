@@ -11,6 +11,7 @@ from lewm.envs.push_t_batch import ABSOLUTE_NAME, NAME, PushTBatch
 from lewm.envs.push_t_expert import ExpertPolicy, NoiselessExpertPolicy
 from lewm.envs.push_t_goals import STRATA
 from lewm.envs.push_t_layout import PERTURBATIONS, PushTOptions
+from lewm.envs.push_t_mixture import MixedPolicy
 from lewm.envs.push_t_policies import ContactPolicy
 from lewm.envs.push_t_states import VERSION
 from lewm.envs.single import BatchOfOne
@@ -33,6 +34,7 @@ class PushT(BatchOfOne):
         "contact": ContactPolicy,
         "expert": ExpertPolicy,
         "expert-noiseless": NoiselessExpertPolicy,
+        "mixed": MixedPolicy,
     }
     IS_ABSOLUTE: ClassVar[bool] = False
 
