@@ -104,7 +104,7 @@ def train_supervised(
         if (step + 1) % max(1, num_steps // NUM_LOOKS) == 0 or step + 1 == num_steps:
             watch.look(step + 1)
         if progress is not None and (step + 1) % SAY_EVERY_STEPS == 0:
-            progress(f"supervised reference: step {step + 1:,} of {num_steps:,}, cross-entropy {float(loss):.3f}")
+            progress(f"supervised reference: step {step + 1:,} of {num_steps:,}, cross-entropy {loss.item():.3f}")
     watch.restore()
     return SupervisedReference(model=fresh.eval(), heads=heads.eval(), classes=classes, validation_curve=tuple(watch.curve))
 
