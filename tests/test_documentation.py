@@ -26,7 +26,7 @@ num_elites = 2
 num_iterations = 1
 """
 SHRUNK = {  # what makes a command of the documentation small; everything else runs as it stands
-    r"--episodes 1000\b": "--episodes 24",
+    r"--episodes (1000|500)\b": "--episodes 24",
     r"--episodes \d{3}\b": "--episodes 2",
     r"episodes=1000\b": "episodes=24",
     r"episodes=100\b": "episodes=2",
