@@ -3,8 +3,6 @@
 Axes: E episode, N env step.
 """
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +18,9 @@ NUM_WORKERS = 2
 
 
 def measure(options: BenchOptions) -> list[Row]:
-    """Frames per second of ours from reset to checksummed shards.
+    """Frames per second of ours from reset to checksummed shards; worker processes are started anew in every round, and a single one is this process.
 
-    The workers are compared by the command that users type, with all that it does: imports, the trial that estimates how long it will take,
-    processes, games and shards. Pong is as large as its preset and reacher four tenths of it.
+    Pong is as large as its preset and reacher four tenths of it: over a few seconds, starting processes and loading games would be measured.
     """
     if options.is_quick:
         return [_workers("two-room", num_episodes=4, num_env_steps=5, num_rounds=1, targets=(None, None))]
@@ -37,17 +34,17 @@ def measure(options: BenchOptions) -> list[Row]:
 def _workers(env: str, *, num_episodes: int, num_env_steps: int, num_rounds: int, targets: tuple[float | None, float | None]) -> Row:
     amount = num_episodes * (num_env_steps + 1)
     seconds = take_turns(
-        {str(workers): Contender(_command(env, num_episodes, num_env_steps, workers), amount) for workers in (NUM_WORKERS, 1)},
+        {str(workers): Contender(_collection(env, num_episodes, num_env_steps, workers), amount) for workers in (NUM_WORKERS, 1)},
         num_rounds=num_rounds,
         num_warmups=0,
     )
     return Row(
-        case=f"lewm collect {env}, {num_episodes} episodes of {num_env_steps} env steps, {NUM_WORKERS} workers",
+        case=f"collect {env}, {num_episodes} episodes of {num_env_steps} env steps, {NUM_WORKERS} workers",
         unit="frames/s",
         better="higher",
         ours=per_second(seconds[str(NUM_WORKERS)]),
         reference=per_second(seconds["1"]),
-        reference_is="the same command with one worker",
+        reference_is="the same collection with one worker",
         target_must=targets[0],
         target_aim=targets[1],
     )
@@ -59,7 +56,7 @@ def _atari(game: str, *, num_episodes: int, num_env_steps: int, num_rounds: int)
     try:
         seconds = take_turns(
             {
-                "ours": Contender(_collection(f"atari/{game}", num_episodes, num_env_steps), num_episodes * (num_env_steps + 1)),
+                "ours": Contender(_collection(f"atari/{game}", num_episodes, num_env_steps, NUM_WORKERS), num_episodes * (num_env_steps + 1)),
                 "raw": Contender(raw, num_episodes * num_env_steps),
             },
             num_rounds=num_rounds,
@@ -79,21 +76,10 @@ def _atari(game: str, *, num_episodes: int, num_env_steps: int, num_rounds: int)
     )
 
 
-def _command(env: str, num_episodes: int, num_env_steps: int, workers: int) -> Callable[[], Any]:
-    sizes = ["--episodes", str(num_episodes), "--max-env-steps", str(num_env_steps), "--policy", "block-random", "--workers", str(workers)]
-
+def _collection(env: str, num_episodes: int, num_env_steps: int, workers: int) -> Callable[[], Any]:
     def run() -> None:
         with tempfile.TemporaryDirectory(prefix="lewm-bench-") as directory:
-            command = [sys.executable, "-m", "lewm.cli", "collect", env, "--out", str(Path(directory) / "data"), *sizes]
-            subprocess.run(command, check=True, capture_output=True)
-
-    return run
-
-
-def _collection(env: str, num_episodes: int, num_env_steps: int) -> Callable[[], Any]:
-    def run() -> None:
-        with tempfile.TemporaryDirectory(prefix="lewm-bench-") as directory:
-            collect(env, Path(directory) / "data", episodes=num_episodes, max_env_steps=num_env_steps, policy="block-random", workers=NUM_WORKERS)
+            collect(env, Path(directory) / "data", episodes=num_episodes, max_env_steps=num_env_steps, policy="block-random", workers=workers)
 
     return run
 
