@@ -17,21 +17,11 @@ RANDOM_STREAM = 1
 """Keeps a policy's numbers apart from those that an environment draws from the same seed."""
 
 
-class BlockRandomPolicy:
-    """A uniform action, held for ``hold_env_steps`` env steps before the next one is drawn: goes further than ``RandomPolicy``."""
+class _DrawnPolicy:
+    """Plays the actions back that ``reset`` has drawn."""
 
-    def __init__(self, *, hold_env_steps: int = 5) -> None:
-        check_whole_option("hold_env_steps", hold_env_steps)
-        self.hold_env_steps = hold_env_steps
+    def __init__(self) -> None:
         self._actions: np.ndarray | None = None
-        self._env_step = 0
-
-    def reset(self, envs: GoalEnvBatch, seeds: Sequence[int], max_env_steps: int) -> None:
-        """Draw the actions of new episodes of at most ``max_env_steps``."""
-        check_reset(envs, seeds, max_env_steps)
-        num_draws = -(-max_env_steps // self.hold_env_steps)
-        draws = np.stack([_draw_actions(envs.action_spec, num_draws, np.random.default_rng([seed, RANDOM_STREAM])) for seed in seeds])
-        self._actions = np.repeat(draws, self.hold_env_steps, axis=1)[:, :max_env_steps]
         self._env_step = 0
 
     def act(self, envs: GoalEnvBatch) -> np.ndarray:
@@ -43,6 +33,23 @@ class BlockRandomPolicy:
         return self._actions[:, self._env_step - 1].copy()
 
 
+class BlockRandomPolicy(_DrawnPolicy):
+    """A uniform action, held for ``hold_env_steps`` env steps before the next one is drawn: goes further than ``RandomPolicy``."""
+
+    def __init__(self, *, hold_env_steps: int = 5) -> None:
+        super().__init__()
+        check_whole_option("hold_env_steps", hold_env_steps)
+        self.hold_env_steps = hold_env_steps
+
+    def reset(self, envs: GoalEnvBatch, seeds: Sequence[int], max_env_steps: int) -> None:
+        """Draw the actions of new episodes of at most ``max_env_steps``."""
+        check_reset(envs, seeds, max_env_steps)
+        num_draws = -(-max_env_steps // self.hold_env_steps)
+        draws = np.stack([_draw_actions(envs.action_spec, num_draws, np.random.default_rng([seed, RANDOM_STREAM])) for seed in seeds])
+        self._actions = np.repeat(draws, self.hold_env_steps, axis=1)[:, :max_env_steps]
+        self._env_step = 0
+
+
 class RandomPolicy(BlockRandomPolicy):
     """A new uniform action within the bounds at every env step."""
 
@@ -50,7 +57,7 @@ class RandomPolicy(BlockRandomPolicy):
         super().__init__(hold_env_steps=1)
 
 
-class OUPolicy:
+class OUPolicy(_DrawnPolicy):
     """Coloured noise within the bounds: an Ornstein-Uhlenbeck process for each action dimension, clipped. Continuous actions only.
 
     ``x' = (1 - theta) x + sqrt(1 - (1 - theta)^2) std * noise``, begun in its stationary distribution. ``std`` is the stationary standard
@@ -59,11 +66,10 @@ class OUPolicy:
     """
 
     def __init__(self, *, theta: float = 0.15, std: float = 0.6) -> None:
+        super().__init__()
         check_number_option("theta", theta, lambda value: 0 < value <= 1, "in (0, 1], where 1 is white noise")
         check_number_option("std", std, lambda value: 0 < value <= 10, "in (0, 10] halves of the action range")
         self.theta, self.std = theta, std
-        self._actions: np.ndarray | None = None
-        self._env_step = 0
 
     def reset(self, envs: GoalEnvBatch, seeds: Sequence[int], max_env_steps: int) -> None:
         """Draw the actions of new episodes of at most ``max_env_steps``."""
@@ -79,14 +85,6 @@ class OUPolicy:
         actions = (low + high) / 2 + (high - low) / 2 * self.std * noise
         self._actions = np.clip(actions.astype(np.float32), low.astype(np.float32), high.astype(np.float32))
         self._env_step = 0
-
-    def act(self, envs: GoalEnvBatch) -> np.ndarray:
-        """float32 [E, a]: the actions of the next env step."""
-        if self._actions is None:
-            raise EnvError("the policy has no episodes yet; call reset first")
-        check_env_step(self._env_step, self._actions.shape[1])
-        self._env_step += 1
-        return self._actions[:, self._env_step - 1].copy()
 
 
 POLICIES: dict[str, type[ScriptedPolicy]] = {"random": RandomPolicy, "block-random": BlockRandomPolicy, "ou": OUPolicy}

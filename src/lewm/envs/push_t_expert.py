@@ -184,6 +184,7 @@ class NoiselessExpertPolicy:
 
     def __init__(self) -> None:
         self._searches: list[Search] = []
+        self._is_resting = np.zeros(0, bool)
         self._env_step = self._max_env_steps = 0
 
     def reset(self, envs: GoalEnvBatch, seeds: Sequence[int], max_env_steps: int) -> None:
@@ -191,8 +192,13 @@ class NoiselessExpertPolicy:
         batch = push_t_batch(envs)
         check_reset(envs, seeds, max_env_steps)
         self._env_step, self._max_env_steps = 0, max_env_steps
+        self._is_resting = np.zeros(len(seeds), bool)
         goals = self._first_goals(batch, seeds)
         self._searches = [Search(goal, np.random.default_rng([seed, EXPERT_STREAM])) for goal, seed in zip(goals, seeds, strict=True)]
+
+    def rest(self, is_resting: np.ndarray) -> None:
+        """Search for nothing in the episodes, bool [E], that somebody else acts in until the next reset."""
+        self._is_resting = is_resting
 
     @property
     def goals(self) -> list[np.ndarray]:
@@ -206,7 +212,10 @@ class NoiselessExpertPolicy:
         self._env_step += 1
         moments = batch.moments
         self._renew_goals(batch, moments)
-        targets = [search.target(np.array(moment), batch) for search, moment in zip(self._searches, moments, strict=True)]
+        targets = [
+            moment["agent_px"] if is_resting else search.target(np.array(moment), batch)
+            for search, moment, is_resting in zip(self._searches, moments, self._is_resting, strict=True)
+        ]
         return actions_towards(batch, self._disturbed(np.array(targets)))
 
     def _first_goals(self, batch: PushTBatch, seeds: Sequence[int]) -> list[np.ndarray]:

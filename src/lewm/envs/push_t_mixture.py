@@ -30,8 +30,9 @@ class MixedPolicy:
         self._contact.reset(envs, seeds, max_env_steps)
         self._expert.reset(envs, seeds, max_env_steps)
         self._is_contact = np.array([np.random.default_rng([seed, MIXTURE_STREAM]).random() < self.contact_share for seed in seeds])
+        self._expert.rest(self._is_contact)
 
     def act(self, envs: GoalEnvBatch) -> np.ndarray:
-        """float32 [E, a]: the actions of the next env step. Both policies are asked about every episode, which takes as long as the expert."""
+        """float32 [E, a]: the actions of the next env step."""
         contact, expert = self._contact.act(envs), self._expert.act(envs)
         return np.where(self._is_contact[:, None], contact, expert)
