@@ -173,6 +173,7 @@ POLICIES = Table(
         "random": Entry(target="lewm.envs.policies:RandomPolicy", summary="a new uniform action at every env step: any world"),
         "block-random": Entry(target="lewm.envs.policies:BlockRandomPolicy", summary="a uniform action, held for some env steps: any world"),
         "ou": Entry(target="lewm.envs.policies:OUPolicy", summary="coloured noise, an Ornstein-Uhlenbeck process: worlds of continuous actions"),
+        "search": Entry(target="lewm.envs.search:SearchPolicy", summary="search on the simulator itself, towards the world's own goals: a ceiling"),
         "run": Entry(target="lewm.evaluation.run_policy:RunPolicy", summary="a trained run that plans towards the world's own goals: --policy RUN"),
     },
     plural="policies",

@@ -117,6 +117,20 @@ def test_success_is_evaluated_written_and_verified(capsys, place):
     assert "every outcome, floor, rate and interval follows" in capsys.readouterr().out
 
 
+def test_a_scripted_policy_is_evaluated_on_the_same_pairs_and_verified(capsys, tmp_path):
+    options = ["--policy-option", "num_candidates=8", "--policy-option", "num_elites=2", "--policy-option", "num_iterations=1"]
+    written = {}
+    for name, words in (("search", options), ("expert-noiseless", [])):
+        result = tmp_path / f"{name}.json"
+        assert main(["eval", "success", name, "--env", "two-room", "--episodes", "2", *words, "--json", str(result)]) == 0
+        assert main(["verify", str(result)]) == 0
+        written[name] = json.loads(result.read_text())
+    assert written["search"]["planner"] == {"policy": "search", "policy_options": {"num_candidates": 8, "num_elites": 2, "num_iterations": 1}}
+    assert written["search"]["checkpoint_sha256"] is None
+    assert written["search"]["protocol"] == written["expert-noiseless"]["protocol"]
+    assert written["expert-noiseless"]["success"] == written["expert-noiseless"]["by_distance"]["25"]["expert"]
+
+
 def test_flags_change_the_runs_planner(capsys, place):
     result = place / "other.json"
     assert main(["eval", "success", f"{place}/run", "--episodes", "1", "--planner.num-candidates", "6", "--json", str(result)]) == 0
@@ -205,6 +219,11 @@ def test_the_preset_comes_first_then_the_file_then_the_flags(capsys, place):
         (("eval",), "`lewm eval` needs the name of an evaluation"),
         (("eval", "sucess", "{place}/run"), "unknown evaluation 'sucess'. Did you mean 'success'?"),
         (("eval", "success", "{tmp}/nothing"), "there is no run or checkpoint at"),
+        (("eval", "success", "search"), "'search' is a scripted policy: say in which world with --env"),
+        (("eval", "success", "serch", "--env", "two-room"), "unknown policy 'serch' for env 'two-room'. Did you mean 'search'?"),
+        (("eval", "success", "search", "--env", "two-room", "--planner.num-iterations", "2"), "--planner.num-iterations is for runs"),
+        (("eval", "success", "search", "--env", "two-room", "--policy-option", "horizon=2"), "unknown option 'horizon' of policy 'search'"),
+        (("eval", "success", "{place}/run", "--policy-option", "a=2"), "--policy-option is for a scripted policy"),
         (("eval", "success", "{place}/run", "--distances", "near"), "--distances takes whole numbers"),
         (("eval", "success", "{place}/run", "--planner.num-elites", "1"), "planner.num_elites must be in [2, num_candidates = 4], got 1"),
         (("eval", "success", "{place}/run", "--planner.name", "cemm"), "unknown planner 'cemm'. Did you mean 'cem'? Known: cem"),

@@ -13,7 +13,7 @@ from lewm.commands.parsing import check_result_file, command_line, parse, parse_
 from lewm.config import PlannerConfig
 from lewm.config_files import from_dict
 from lewm.errors import ConfigError, LewmError
-from lewm.registry import EVALUATIONS
+from lewm.registry import EVALUATIONS, POLICIES
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class SuccessArguments:
     """Reach goals that were never trained on, with floors, ceiling and intervals."""
 
     run: tyro.conf.Positional[Path]
-    """Run (its newest checkpoint) or checkpoint."""
+    """Run (its newest checkpoint) or checkpoint; or, with --env, the name of a scripted policy such as search or expert-noiseless."""
     env: str | None = None
     """Which world; default: the one that the training data came from."""
     env_option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -42,6 +42,8 @@ class SuccessArguments:
     """Take start and goal from different episodes, in mazes: distances are then the most env steps that the shortest way takes."""
     seed: int = 0
     """Seed of the pairs."""
+    policy_option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """KEY=VALUE for a scripted policy, repeatable."""
     data: Path | None = None
     """Training set: needed only where goals are compared by labels (--planner.goal), which a probe fitted on it reads off the latents."""
     device: Literal["cpu", "cuda", "mps"] = "cpu"
@@ -148,28 +150,56 @@ def _success(words: Sequence[str]) -> None:
     distances = parse_distances(arguments.distances)
     check_result_file(arguments.json)
     from lewm.evaluation.success import success_table
+
+    settings: dict[str, Any] = {
+        "env_options": parse_options(arguments.env_option, "--env-option"),
+        "protocol": arguments.protocol,
+        "distances": distances,
+        "seed": arguments.seed,
+        "data_policy": arguments.data_policy,
+        "is_rest_start": arguments.rest_start,
+        "is_stitched": arguments.stitched,
+        "strata": None if arguments.strata is None else arguments.strata.split(","),
+        "command": command_line("eval", words),
+        "progress": say,
+    }
+    result = _scripted_result(arguments, words, settings) if _is_scripted(arguments) else _run_result(arguments, settings)
+    show(success_table(result))
+    write_result(arguments.json, result)
+
+
+def _run_result(arguments: SuccessArguments, settings: dict[str, Any]) -> dict[str, Any]:
     from lewm.evaluation.workflow import evaluate as run_evaluation
 
-    result = run_evaluation(
+    if arguments.policy_option:
+        raise ConfigError("--policy-option is for a scripted policy, and this is a run: its search has --planner.KEY VALUE")
+    return run_evaluation(
         arguments.run,
         env=arguments.env,
-        env_options=parse_options(arguments.env_option, "--env-option"),
-        protocol=arguments.protocol,
-        distances=distances,
         episodes=arguments.episodes,
-        seed=arguments.seed,
-        data_policy=arguments.data_policy,
-        is_rest_start=arguments.rest_start,
-        is_stitched=arguments.stitched,
-        strata=None if arguments.strata is None else arguments.strata.split(","),
         planner=arguments.planner,
         data=arguments.data,
         device=arguments.device,
-        command=command_line("eval", words),
-        progress=say,
+        **settings,
     )
-    show(success_table(result))
-    write_result(arguments.json, result)
+
+
+def _scripted_result(arguments: SuccessArguments, words: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:
+    from lewm.evaluation.success import evaluate_scripted
+
+    name = str(arguments.run)
+    if arguments.env is None:
+        raise ConfigError(f"{name!r} is a scripted policy: say in which world with --env, for example --env two-room")
+    unused = [word for word in words if word.startswith(("--planner.", "--data=", "--device")) or word == "--data"]
+    if unused:
+        raise ConfigError(f"{unused[0]} is for runs, and {name!r} is a scripted policy: it has --policy-option KEY=VALUE")
+    options = parse_options(arguments.policy_option, "--policy-option")
+    return evaluate_scripted(name, policy_options=options, env=arguments.env, num_pairs=arguments.episodes, **settings)
+
+
+def _is_scripted(arguments: SuccessArguments) -> bool:
+    """Whether a policy is meant: its name is in the table, or there is no such run and a world is named that may have one of its own."""
+    return not arguments.run.exists() and (str(arguments.run) in POLICIES or arguments.env is not None)
 
 
 def _latents(words: Sequence[str]) -> None:

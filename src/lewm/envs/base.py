@@ -6,7 +6,7 @@ Axes: E episode, V view, Y X image, a action, s label.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -132,6 +132,14 @@ class GoalEnvBatch(Protocol):
 
     def close(self) -> None:
         """Free what the operating system lent (renderers, emulators, processes); harmless when called twice."""
+
+
+@runtime_checkable
+class MeasuresGoals(Protocol):
+    """A batch that can tell more than whether it is solved."""
+
+    def goal_distance(self) -> np.ndarray:
+        """float64 [E]: how far each episode is from its goal, in tolerances of the success predicate: 1 is the edge of success."""
 
 
 class ScriptedPolicy(Protocol):

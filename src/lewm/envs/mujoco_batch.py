@@ -29,6 +29,9 @@ class GoalPredicate(Protocol):
     def is_solved(self, labels: np.ndarray, goal_labels: np.ndarray) -> np.ndarray:
         """Whether at the goal, bool [n]."""
 
+    def distance(self, labels: np.ndarray, goal_labels: np.ndarray) -> np.ndarray:
+        """float64 [n]: how far from the goal, in tolerances."""
+
     def strata(self, start_labels: np.ndarray, goal_labels: np.ndarray) -> np.ndarray:
         """int64 [n]: which kind of pair; -1 if solved at the start."""
 
@@ -183,6 +186,10 @@ class MujocoBatch(ABC):
     def is_solved(self) -> np.ndarray:
         """Which episodes are at their goal, bool [E]."""
         return self._goal_predicate.is_solved(self.labels(), self._goal_labels)
+
+    def goal_distance(self) -> np.ndarray:
+        """float64 [E]: how far each episode is from its goal, in tolerances; 1 is the edge of success."""
+        return self._goal_predicate.distance(self.labels(), self._goal_labels)
 
     def strata(self, start_labels: np.ndarray, goal_labels: np.ndarray) -> np.ndarray:
         """int64 [n], for labels [n, s]: the kind of each pair; -1 if it is solved at the start."""

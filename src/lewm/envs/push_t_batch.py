@@ -157,6 +157,11 @@ class PushTBatch:
         self._require_started()
         return np.asarray(self._now["held_env_steps"] >= self.predicate.hold_env_steps)
 
+    def goal_distance(self) -> np.ndarray:
+        """float64 [E]: how far each episode is from its goal, in tolerances: the larger of position and angle."""
+        self._require_started()
+        return self.predicate.distance(labels_of(self._now), labels_of(self._goals))
+
     def strata(self, start_labels: np.ndarray, goal_labels: np.ndarray) -> np.ndarray:
         """int64 [n], for labels [n, s]: 0 the block must move, 1 the pusher alone will do, -1 solved at the start or an end is off the table."""
         strata = self.predicate.strata(start_labels, goal_labels)

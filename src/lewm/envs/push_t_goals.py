@@ -47,6 +47,11 @@ class Predicate:
         """The same with its tolerances multiplied."""
         return replace(self, position_px=factor * self.position_px, angle_rad=factor * self.angle_rad)
 
+    def distance(self, labels: np.ndarray, goal_labels: np.ndarray) -> np.ndarray:
+        """float64 [n]: how far labels [n, s] are from the goals', in tolerances: the larger of position and angle; below 1 is within."""
+        apart = _distance(labels, goal_labels, 0 if self.is_agent_compared else 2, 4)
+        return np.maximum(apart / self.position_px, _turn(labels, goal_labels) / self.angle_rad)
+
     def is_within(self, labels: np.ndarray, goal_labels: np.ndarray) -> np.ndarray:
         """Whether labels [n, s] are within the tolerances of the goals', bool [n]."""
         first = 0 if self.is_agent_compared else 2

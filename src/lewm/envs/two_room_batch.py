@@ -137,7 +137,12 @@ class TwoRoomBatch:
     def is_solved(self) -> np.ndarray:
         """Whether each agent is, bool [E], nearer to the goal than ``success_radius_px``."""
         self._require_started()
-        return self._distance(self._now["position_px"], self._goals["position_px"]) < self.options.success_radius_px
+        return self._goal_distance_px() < self.options.success_radius_px
+
+    def goal_distance(self) -> np.ndarray:
+        """float64 [E]: how far each agent is from its goal as the crow flies, in success radii."""
+        self._require_started()
+        return self._goal_distance_px() / self.options.success_radius_px
 
     def strata(self, start_labels: np.ndarray, goal_labels: np.ndarray) -> np.ndarray:
         """int64 [n], for labels [n, 3]: 0 cross-room, 1 same-room.
@@ -171,6 +176,9 @@ class TwoRoomBatch:
 
     def close(self) -> None:
         """Nothing to free."""
+
+    def _goal_distance_px(self) -> np.ndarray:
+        return self._distance(self._now["position_px"], self._goals["position_px"])
 
     @staticmethod
     def _distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -75,9 +75,9 @@ class NoOpPolicy:
         return no_op_actions(envs.action_spec, envs.num_envs)
 
 
-def scripted_policy(env: str, name: str) -> ScriptedPolicy:
-    """A scripted policy with its default settings: one that collects data in this world, or ``no-op``."""
-    return NoOpPolicy() if name == "no-op" else collect.scripted_policy(env, name)
+def scripted_policy(env: str, name: str, **options: Any) -> ScriptedPolicy:
+    """A scripted policy: one that collects data in this world, or ``no-op``, which has no options."""
+    return NoOpPolicy() if name == "no-op" and not options else collect.scripted_policy(env, name, **options)
 
 
 def has_ceiling(env: str) -> bool:

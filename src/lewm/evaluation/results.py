@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lewm.envs.base import GoalEnvBatch
+from lewm.envs.base import GoalEnvBatch, ScriptedPolicy
 from lewm.errors import LewmError, VerificationError
 from lewm.evaluation.intervals import Estimate, paired_difference, wilson
 from lewm.evaluation.outcomes import CEILING, FLOORS, Outcome, has_ceiling, run_scripted, scripted_policy, start_batch
@@ -43,6 +43,18 @@ def run_references(manifest: Manifest) -> References:
     """Run floors and ceiling on the pairs of a manifest: a pure function of it."""
     floors = {name: _first_hits(manifest, policy) for name, policy in FLOORS.items()}
     return References(floors=floors, ceiling=_first_hits(manifest, CEILING) if has_ceiling(manifest.env) else None)
+
+
+def run_scripted_on(manifest: Manifest, policy: ScriptedPolicy) -> dict[str, Outcome]:
+    """What a scripted policy does on the pairs of a manifest: outcomes by pair id."""
+    outcomes: dict[str, Outcome] = {}
+    for distance in manifest.distances:
+        pairs = manifest.at(distance)
+        seeds = [manifest.policy_seed(pair) for pair in pairs]
+        with contextlib.closing(pair_batch(manifest, pairs)) as envs:
+            found = run_scripted(envs, policy, seeds, pairs[0].budget_env_steps)
+        outcomes |= {pair.id: outcome for pair, outcome in zip(pairs, found, strict=True)}
+    return outcomes
 
 
 def pair_batch(manifest: Manifest, pairs: Sequence[Pair]) -> GoalEnvBatch:
@@ -131,14 +143,7 @@ def _little_endian(is_discrete: bool) -> np.dtype[Any]:
 
 
 def _first_hits(manifest: Manifest, policy: str) -> dict[str, int | None]:
-    hits: dict[str, int | None] = {}
-    for distance in manifest.distances:
-        pairs = manifest.at(distance)
-        seeds = [manifest.policy_seed(pair) for pair in pairs]
-        with contextlib.closing(pair_batch(manifest, pairs)) as envs:
-            outcomes = run_scripted(envs, scripted_policy(manifest.env, policy), seeds, pairs[0].budget_env_steps)
-        hits |= {pair.id: outcome.first_hit for pair, outcome in zip(pairs, outcomes, strict=True)}
-    return hits
+    return {pair: outcome.first_hit for pair, outcome in run_scripted_on(manifest, scripted_policy(manifest.env, policy)).items()}
 
 
 def _distance(manifest: Manifest, distance: int, outcomes: Mapping[str, Outcome], references: References) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lewm.evaluation.outcomes import Outcome, PlanTimes, run_policy
+from lewm.evaluation.outcomes import Outcome, PlanTimes, run_policy, scripted_policy
 from lewm.evaluation.protocol import Manifest, check_disjoint, make_manifest
-from lewm.evaluation.results import assemble, run_references, settings_words
+from lewm.evaluation.results import assemble, run_references, run_scripted_on, settings_words
 from lewm.versions import versions
 
 if TYPE_CHECKING:  # importing it would import torch, which reading a result does not need
@@ -85,11 +85,38 @@ def evaluate(
     """The result of a policy on the pairs of a manifest. ``unverified`` adds what is known about the policy (checkpoint, planner, ...)."""
     outcomes, times = run_episodes(policy, manifest, progress=progress)
     single = time_single_plans(policy, manifest, num_latency_episodes)
-    defaults: dict[str, Any] = {"checkpoint_sha256": None, "dataset_sha256": None, "num_training_episodes": None, "planner": {}, "command": ""}
-    measured = {"plan_ms": _plan_ms(times, single), "versions": versions()}
+    return _completed(manifest, outcomes, (unverified or {}) | {"plan_ms": _plan_ms(times, single)}, progress)
+
+
+def evaluate_scripted(
+    name: str,
+    *,
+    policy_options: dict[str, Any] | None = None,
+    env: str,
+    env_options: dict[str, Any],
+    command: str = "",
+    progress: Progress | None = None,
+    **pairs: Any,
+) -> dict[str, Any]:
+    """The result of a scripted policy, such as ``search``, on the pairs of ``make_manifest``, whose other arguments are ``pairs``.
+
+    The policy sees the true state: the result has no checkpoint, and ``planner`` names the policy.
+    """
+    policy = scripted_policy(env, name, **(policy_options or {}))
+    manifest = make_manifest(env, env_options, **pairs)
+    if progress is not None:
+        progress(f"running policy {name} on {len(manifest.pairs)} pairs")
+    outcomes = run_scripted_on(manifest, policy)
+    planner = {"policy": name, "policy_options": policy_options or {}}
+    return _completed(manifest, outcomes, {"planner": planner, "command": command, "plan_ms": _plan_ms(PlanTimes(), PlanTimes())}, progress)
+
+
+def _completed(manifest: Manifest, outcomes: dict[str, Outcome], unverified: dict[str, Any], progress: Progress | None) -> dict[str, Any]:
+    """The result, with floors and ceiling on the same pairs."""
     if progress is not None:
         progress("running floors and expert")
-    return assemble(manifest, outcomes, run_references(manifest), defaults | (unverified or {}) | measured)
+    defaults: dict[str, Any] = {"checkpoint_sha256": None, "dataset_sha256": None, "num_training_episodes": None, "planner": {}, "command": ""}
+    return assemble(manifest, outcomes, run_references(manifest), defaults | unverified | {"versions": versions()})
 
 
 def run_episodes(policy: "Policy", manifest: Manifest, *, progress: Progress | None = None) -> tuple[dict[str, Outcome], PlanTimes]:
@@ -166,7 +193,8 @@ def success_table(result: dict[str, Any]) -> str:
     plan_ms, protocol = result["plan_ms"], result["protocol"]
     single = plan_ms["single_episode"]
     alone = "" if single is None else f"; alone p50 {single['p50']:.0f} ms, p95 {single['p95']:.0f} ms"
-    lines.append(f"one plan, amortised over its batch: p50 {_number(plan_ms['p50'])} ms, p95 {_number(plan_ms['p95'])} ms{alone}")
+    if plan_ms["num_calls"]:
+        lines.append(f"one plan, amortised over its batch: p50 {_number(plan_ms['p50'])} ms, p95 {_number(plan_ms['p95'])} ms{alone}")
     name = f"{protocol['name']} v{protocol['version']}"
     lines.append(f"{result['env']}, protocol {name}, manifest {protocol['manifest_sha256'][:12]}{settings_words(result['manifest'])}")
     return "\n".join(lines)
