@@ -204,7 +204,44 @@ ENCODERS = Table(
 FORMATS = Table(
     "format",
     {
-        "native": Entry(target="lewm.data.episodes:EpisodeStore", summary="memory-mapped, sharded, checksummed .npy columns"),
+        "native": Entry(target="lewm.data.formats.native:NativeFormat", summary="memory-mapped, sharded, checksummed .npy columns; written too"),
+        "hdf5": Entry(
+            target="lewm.data.formats.hdf5:Hdf5Format",
+            summary="one HDF5 file of flat columns, as le-wm and stable-worldmodel write it; written too",
+            extra="hdf5",
+            needs=("h5py", "hdf5plugin"),
+        ),
+        "lance": Entry(
+            target="lewm.data.formats.lance:LanceFormat",
+            summary="a Lance table of frames, as stable-worldmodel writes it; written too",
+            extra="lance",
+            needs=("pylance", "pyarrow"),
+        ),
+        "lerobot": Entry(
+            target="lewm.data.formats.lerobot:LeRobotFormat",
+            summary="LeRobot v3: parquet and mp4, several cameras; written too",
+            extra="lerobot",
+            needs=("pyarrow", "av"),
+        ),
+        "minari": Entry(
+            target="lewm.data.formats.minari:MinariFormat",
+            summary="a Minari dataset with images among its observations; written too",
+            extra="minari",
+            needs=("minari", "h5py"),
+        ),
+        "robomimic": Entry(
+            target="lewm.data.formats.robomimic:RobomimicFormat", summary="an HDF5 file of robomimic's demonstrations", extra="hdf5", needs=("h5py",)
+        ),
+        "ogbench": Entry(target="lewm.data.formats.ogbench:OgbenchFormat", summary="a visual dataset of OGBench, .npz"),
+        "video": Entry(
+            target="lewm.data.formats.video:VideoFormat",
+            summary="a folder of videos, with actions in csv, parquet or npy beside them, or without",
+            extra="video",
+            needs=("av",),
+        ),
+        "images": Entry(
+            target="lewm.data.formats.images:ImagesFormat", summary="a folder of image sequences, one folder an episode, actions beside them"
+        ),
     },
 )
 

@@ -1,0 +1,1 @@
+"""Other people's data formats: each a reader, some also a writer, behind one interface."""
