@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lewm.data.episodes import EpisodeStore
+from lewm.data.formats.base import EpisodeSink
 from lewm.data.formats.store import Format
 from lewm.data.layout import DatasetMeta
 from lewm.data.writing import EpisodeWriter
@@ -17,6 +18,6 @@ class NativeFormat(Format):
         return EpisodeStore(path)
 
     @staticmethod
-    def create(path: Path, meta: DatasetMeta, *, resume: bool) -> EpisodeWriter:
+    def create(path: Path, meta: DatasetMeta, *, resume: bool) -> EpisodeSink:
         """A writer of whole shards."""
         return EpisodeWriter(path, meta, resume=resume)
