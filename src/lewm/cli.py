@@ -15,6 +15,7 @@ VERBS = {
     "list": ("lewm.commands.show", "what there is: envs, policies, planners, objectives, encoders, formats, presets, collections, evaluations"),
     "collect": ("lewm.commands.collect", "record episodes of a world into a dataset"),
     "info": ("lewm.commands.show", "what a dataset, run or checkpoint holds; --verify checks every hash"),
+    "convert": ("lewm.commands.convert", "write a dataset in another format; --to FORMAT, default: ours"),
     "train": ("lewm.commands.train", "train a world model from the pixels of a dataset"),
     "eval": ("lewm.commands.evaluate", "measure a run: success, probe, collapse"),
     "verify": ("lewm.commands.evaluate", "replay a result file in the simulator and recompute every number in it"),

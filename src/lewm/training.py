@@ -25,7 +25,7 @@ from lewm.checkpoint import checkpoint_path, list_checkpoints, save_checkpoint
 from lewm.config import Config
 from lewm.config_files import to_toml
 from lewm.data.clips import ClipSampler, Prefetcher
-from lewm.data.episodes import EpisodeStore
+from lewm.data.formats.store import Store, open_store
 from lewm.data.splits import split_episodes
 from lewm.devices import check_device
 from lewm.distributed import all_reduce_sum, synchronise_batch_norm
@@ -113,7 +113,7 @@ class _Opened(nn.Module):
 def dry_run(config: Config, *, data: Path | str) -> None:
     """Everything that a run checks before its first step: device, dataset, clip length, model and frame size. Raises what ``train`` would."""
     check_device(config.train.device, config.train.num_devices)
-    store = EpisodeStore(Path(data))
+    store = open_store(data)
     train_ids, validation_ids = split_episodes(store.episode_ids, config.data.validation_fraction, config.data.split_seed)
     _monitor_clip(store, _windows(config), validation_ids, train_ids)
     build_objective(config, store, train_ids)
@@ -128,7 +128,7 @@ def learning_rate(config: Config, step: int) -> float:
     return config.train.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, length - warmup)))
 
 
-def build_objective(config: Config, store: EpisodeStore, train_ids: np.ndarray, reduce: Callable[[Tensor], Tensor] | None = None) -> Objective:
+def build_objective(config: Config, store: Store, train_ids: np.ndarray, reduce: Callable[[Tensor], Tensor] | None = None) -> Objective:
     """The objective with a freshly initialised world model that fits the data, its action statistics taken from the training episodes."""
     PLANNERS.entry(config.planner.name)  # an unknown planner is better known now than after training
     torch.manual_seed(config.train.seed)
@@ -149,7 +149,7 @@ def _train_on_rank(
     fabric: Fabric, config: Config, data: Path, out: Path, resume: bool, command: str, make_progress: Callable[[], Progress] | None
 ) -> None:
     options = config.train
-    store = EpisodeStore(data)
+    store = open_store(data)
     train_ids, validation_ids = split_episodes(store.episode_ids, config.data.validation_fraction, config.data.split_seed)
     windows = _windows(config)
     sampler = ClipSampler(
@@ -274,7 +274,7 @@ def _windows(config: Config) -> dict[str, Any]:
     return {name: getattr(config.data, name) for name in names}
 
 
-def _monitor_clip(store: EpisodeStore, windows: dict[str, Any], validation_ids: np.ndarray, train_ids: np.ndarray) -> Clip[Tensor]:
+def _monitor_clip(store: Store, windows: dict[str, Any], validation_ids: np.ndarray, train_ids: np.ndarray) -> Clip[Tensor]:
     """A fixed batch of held-out clips."""
     if len(validation_ids) == 0:
         logger.warning(

@@ -6,14 +6,14 @@ Axes: B batch, T model step, V view (cameras x stacked frames), Y X image, P pro
 import queue
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from types import TracebackType
 
 import numpy as np
 
-from lewm.data.episodes import EpisodeStore
+from lewm.data.formats.store import ForeignColumn, Store
 from lewm.data.windows import WindowIndex, Windows, shuffled
 from lewm.errors import ConfigError
 from lewm.schema import Clip, Observation
@@ -40,7 +40,7 @@ class ClipSampler:
 
     def __init__(
         self,
-        store: EpisodeStore,
+        store: Store,
         *,
         num_transitions: int,
         action_block: int,
@@ -190,7 +190,7 @@ class ClipSampler:
 
     def _gather(self, name: str, groups: list[Group], rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Rows [B, n] of a column, those of each group from its shard: [B, n, ...]."""
-        columns = self._store.columns(name, [shard for shard, _ in groups])
+        columns: Sequence[np.ndarray | ForeignColumn] = self._store.columns(name, [shard for shard, _ in groups])
         if out is None:
             out = np.empty((*rows.shape, *columns[0].shape[1:]), columns[0].dtype)
         for column, (_, part) in zip(columns, groups, strict=True):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lewm.config import Config
 from lewm.data.clips import ClipSampler
-from lewm.data.episodes import EpisodeStore
+from lewm.data.formats.store import Store
 from lewm.data.splits import split_episodes
 from lewm.errors import DataError
 from lewm.models.world_model import WorldModel
@@ -158,7 +158,7 @@ def judge_training(looks: Sequence[Mapping[str, float]], *, num_steps: int) -> C
     return verdicts[-1] if verdicts[0].name == verdicts[-1].name else HEALTHY
 
 
-def evaluate_collapse(model: WorldModel, store: EpisodeStore, *, config: Config, num_clips: int = NUM_CLIPS, seed: int = 0) -> dict[str, Any]:
+def evaluate_collapse(model: WorldModel, store: Store, *, config: Config, num_clips: int = NUM_CLIPS, seed: int = 0) -> dict[str, Any]:
     """Look at clips of the held-out episodes: measurements and verdict, JSON-ready. ``config`` says how clips are cut and what is held out."""
     episode_ids = heldout_episodes(store, config)[1]
     sampler = ClipSampler(
@@ -186,7 +186,7 @@ def evaluate_collapse(model: WorldModel, store: EpisodeStore, *, config: Config,
     }
 
 
-def heldout_episodes(store: EpisodeStore, config: Config) -> tuple[np.ndarray, np.ndarray]:
+def heldout_episodes(store: Store, config: Config) -> tuple[np.ndarray, np.ndarray]:
     """Ids of the training episodes and of the held-out ones; ``DataError`` if either is empty."""
     train_ids, heldout_ids = split_episodes(store.episode_ids, config.data.validation_fraction, config.data.split_seed)
     if len(train_ids) == 0 or len(heldout_ids) == 0:

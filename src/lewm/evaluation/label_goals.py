@@ -14,7 +14,7 @@ import torch
 
 from lewm.checkpoint import Checkpoint
 from lewm.config import PlannerConfig
-from lewm.data.episodes import EpisodeStore
+from lewm.data.formats.store import Store, open_store
 from lewm.envs.base import GoalEnv, canonical_name, make_batch
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation.collapse import heldout_episodes
@@ -76,7 +76,7 @@ def compare_goals(
     return fit_comparison(checkpoint, store, names)
 
 
-def fit_comparison(checkpoint: Checkpoint, store: EpisodeStore, names: tuple[str, ...], *, num_clips: int = NUM_FIT_CLIPS) -> GoalComparison:
+def fit_comparison(checkpoint: Checkpoint, store: Store, names: tuple[str, ...], *, num_clips: int = NUM_FIT_CLIPS) -> GoalComparison:
     """A readout of the named labels, fitted on latents of the dataset's training episodes, both standardised.
 
     Every label counts the same, whatever its unit. ``DataError`` if the dataset has no such label, or if none of them ever varies.
@@ -105,9 +105,7 @@ def fit_comparison(checkpoint: Checkpoint, store: EpisodeStore, names: tuple[str
     return GoalComparison(kind="labels", readout=readout, about=about)
 
 
-def _encode(
-    checkpoint: Checkpoint, store: EpisodeStore, episode_ids: np.ndarray, columns: list[int], num_clips: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _encode(checkpoint: Checkpoint, store: Store, episode_ids: np.ndarray, columns: list[int], num_clips: int) -> tuple[np.ndarray, np.ndarray]:
     """Latents [n, D] and labels [n, s] of frames: where frames are stacked, of moving stacks and of still ones, for goals are shown still."""
     model = checkpoint.model.eval()
     parts = [
@@ -131,9 +129,9 @@ def goal_labels(env: str, env_options: dict[str, Any]) -> tuple[str, ...]:
     return names
 
 
-def matching_store(checkpoint: Checkpoint, data: Path | str) -> EpisodeStore:
+def matching_store(checkpoint: Checkpoint, data: Path | str) -> Store:
     """A dataset whose observations, world and actions are those that the run was trained on, as far as both are known; ``DataError`` otherwise."""
-    store = EpisodeStore(Path(data))
+    store = open_store(data)
     expected = dataclasses.replace(checkpoint.model.observation_spec, stack_offsets_env_steps=(0,))
     if store.observation_spec != expected:
         raise DataError(f"the run was trained on {expected}, the dataset holds {store.observation_spec}; evaluate on data of the same kind")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lewm.config import Config
 from lewm.data.clips import ClipSampler
-from lewm.data.episodes import EpisodeStore
+from lewm.data.formats.store import Store
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation.collapse import heldout_episodes
 from lewm.evaluation.supervised import fresh_model
@@ -124,7 +124,7 @@ def angle_error(read: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> d
 
 def evaluate_probe(
     model: WorldModel,
-    store: EpisodeStore,
+    store: Store,
     *,
     config: Config,
     horizon_model_steps: int = 5,
@@ -208,7 +208,7 @@ def _scores(probe: LinearProbe, read: np.ndarray, labels: np.ndarray, names: Seq
 @torch.no_grad()
 def encode_clips(
     models: Sequence[WorldModel],
-    store: EpisodeStore,
+    store: Store,
     episode_ids: np.ndarray,
     *,
     num_clips: int,
