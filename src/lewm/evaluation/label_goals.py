@@ -21,6 +21,7 @@ from lewm.evaluation.collapse import heldout_episodes
 from lewm.evaluation.probing import NUM_FIT_CLIPS, encode_clips, fit_probe, score_labels
 from lewm.planning.base import LinearReadout
 from lewm.registry import ENVS
+from lewm.schema import ActionSpec
 
 logger = logging.getLogger(__name__)
 
@@ -139,9 +140,16 @@ def matching_store(checkpoint: Checkpoint, data: Path | str) -> Store:
     if not is_same_env(*names):
         raise DataError(f"the run was trained in env {names[0]!r}, the dataset is of {names[1]!r}; evaluate on data of the same world")
     specs = checkpoint.model.action_spec, store.action_spec
-    if "none" not in (specs[0].kind, specs[1].kind) and specs[0] != specs[1]:
+    if not _are_same_actions(*specs, are_bounds_given=bool(names[0] and names[1])):
         raise DataError(f"the run was trained on {specs[0]}, the dataset holds {specs[1]}; evaluate on data with the same actions")
     return store
+
+
+def _are_same_actions(one: ActionSpec, other: ActionSpec, *, are_bounds_given: bool) -> bool:
+    """Whether two kinds of action agree; the bounds of recordings without a world are what was seen in them, so they do not count."""
+    if "none" in (one.kind, other.kind):
+        return True
+    return one == other if are_bounds_given else (one.kind, one.dimension, one.action_repeat) == (other.kind, other.dimension, other.action_repeat)
 
 
 def is_same_env(one: str | None, other: str | None) -> bool:
