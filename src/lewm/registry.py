@@ -190,6 +190,19 @@ OBJECTIVES = Table(
     "objective",
     {
         "lewm": Entry(target="lewm.objectives.prediction:LeWMObjective", summary="next-latent prediction + weight * SIGReg: LeWorldModel"),
+        "none": Entry(target="lewm.objectives.baselines:NoneObjective", summary="prediction alone: collapses"),
+        "stopgrad": Entry(target="lewm.objectives.baselines:StopGradientObjective", summary="prediction of targets without a gradient: SimSiam"),
+        "ema": Entry(target="lewm.objectives.baselines:EMAObjective", summary="prediction of a slowly following encoder's targets: BYOL, I-JEPA"),
+        "vicreg": Entry(target="lewm.objectives.variance:VICRegObjective", summary="prediction + variance hinge + covariance penalty: VICReg"),
+        "pldm": Entry(target="lewm.objectives.variance:PLDMObjective", summary="prediction and six more terms: PLDM"),
+        "inverse": Entry(target="lewm.objectives.baselines:InverseObjective", summary="prediction + recovering the actions, no regulariser"),
+        "contrastive": Entry(target="lewm.objectives.contrastive:ContrastiveObjective", summary="InfoNCE between predicted and true next latents"),
+        "reward": Entry(target="lewm.objectives.reward:RewardObjective", summary="consistency + reward and value prediction: the TD-MPC way"),
+        "frozen": Entry(target="lewm.objectives.baselines:FrozenObjective", summary="prediction in the latents of an untrained (random) encoder"),
+        "sigreg-subspace": Entry(
+            target="lewm.objectives.sigreg_variants:SubspaceObjective", summary="SIGReg in frozen orthogonal subspaces: Sub-JEPA"
+        ),
+        "sigreg-aniso": Entry(target="lewm.objectives.sigreg_variants:AnisotropicObjective", summary="SIGReg against learnt variances: AnisoWM"),
     },
 )
 
