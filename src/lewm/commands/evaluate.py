@@ -67,6 +67,16 @@ class LatentArguments:
 
 
 @dataclass(frozen=True)
+class CollapseArguments(LatentArguments):
+    """Measure spread, rank, shape and origin of the latents of held-out episodes, and give a verdict with reasons."""
+
+    num_clips: int = 2048
+    """Clips to look at, at most; 5000 clips of the default length hold 20,000 frames."""
+    seed: int = 0
+    """Which clips."""
+
+
+@dataclass(frozen=True)
 class ProbeArguments(LatentArguments):
     """Read true quantities off the latents of held-out episodes, and off imagined latents, with a linear probe."""
 
@@ -121,7 +131,7 @@ def evaluate(words: Sequence[str]) -> None:
     if not words or words[0].startswith("-"):
         raise ConfigError(f"`lewm eval` needs the name of an evaluation: {', '.join(EVALUATIONS)}; for example `lewm eval success RUN`")
     EVALUATIONS.entry(words[0])
-    routes = {"success": _success, "probe": _probe, "atari-labels": _atari_labels}
+    routes = {"success": _success, "probe": _probe, "collapse": _collapse, "atari-labels": _atari_labels}
     routes.get(words[0], _latents)(words)
 
 
@@ -204,6 +214,11 @@ def _is_scripted(arguments: SuccessArguments) -> bool:
 
 def _latents(words: Sequence[str]) -> None:
     _evaluate_latents(words, parse(LatentArguments, f"eval {words[0]}", words[1:]))
+
+
+def _collapse(words: Sequence[str]) -> None:
+    arguments = parse(CollapseArguments, "eval collapse", words[1:])
+    _evaluate_latents(words, arguments, num_clips=arguments.num_clips, seed=arguments.seed)
 
 
 def _probe(words: Sequence[str]) -> None:

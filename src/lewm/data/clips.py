@@ -111,7 +111,13 @@ class ClipSampler:
 
     def fixed_batch(self, seed: int, num_clips: int) -> Clip[np.ndarray]:
         """The same ``num_clips`` distinct windows at every call, or all of them if there are fewer: for validation."""
-        return self._cut(np.sort(shuffled(np.arange(min(num_clips, self.num_windows)), self.num_windows, seed)), None)
+        return self._cut(self._fixed_numbers(seed, num_clips), None)
+
+    def fixed_chunks(self, seed: int, num_clips: int, chunk: int) -> Iterator[Clip[np.ndarray]]:
+        """The windows of ``fixed_batch`` in chunks of about the same size, at most ``chunk``."""
+        numbers = self._fixed_numbers(seed, num_clips)
+        for part in np.array_split(numbers, -(-len(numbers) // chunk)):
+            yield self._cut(part, None)
 
     def all_windows_in_order(self, batch_size: int | None = None) -> Iterator[Clip[np.ndarray]]:
         """Every window once, episode by episode, in new arrays; the last batch may be smaller."""
@@ -134,6 +140,9 @@ class ClipSampler:
             episode=np.empty(B, np.int64),
             start_env_step=np.empty(B, np.int64),
         )
+
+    def _fixed_numbers(self, seed: int, num_clips: int) -> np.ndarray:
+        return np.sort(shuffled(np.arange(min(num_clips, self.num_windows)), self.num_windows, seed))
 
     def _cut(self, window_numbers: np.ndarray, out: Clip[np.ndarray] | None) -> Clip[np.ndarray]:
         clip = out if out is not None else self.empty_clip(len(window_numbers))

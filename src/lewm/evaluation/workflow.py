@@ -194,8 +194,18 @@ def _collapse_table(result: dict[str, Any]) -> str:
         "sigreg_gaussian",
         "sigreg_collapsed",
         "action_sensitivity",
+        "zero_action_sensitivity",
+        "straightness",
+        "time_share",
+        "episode_share",
+        "nuisance_share",
+        "state_share",
+        "neighbour_overlap",
     )
-    lines += [f"{name:<20} {result[name]:.3f}" for name in names if name in result]
+    lines += [f"{name:<24} {result[name]:.3f}" for name in names if result.get(name) is not None]
+    for one in result["least_gaussian_directions"]:
+        shape = f"std {one['std']:.3f}, skewness {one['skewness']:.2f}, excess kurtosis {one['excess_kurtosis']:.2f}"
+        lines.append(f"least Gaussian: {one['kind']}: {shape}, distance {one['distance']:.4f} (chance: {1 / result['num_frames']:.4f})")
     return "\n".join(lines)
 
 
