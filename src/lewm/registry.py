@@ -157,6 +157,11 @@ ENVS = Table(
             extra="atari",
             needs=("ale-py",),
         ),
+        "stress/": Entry(
+            target="lewm.envs.stressed:stressed_env",
+            members="lewm.envs.stress:stress_names",
+            summary="stress/<kind>/<env>: any world with a nuisance over its frames, such as stress/distractor/two-room",
+        ),
         "ogbench/": Entry(
             target="lewm.envs.ogbench:member_env",
             members="lewm.envs.ogbench:member_names",

@@ -33,6 +33,8 @@ class ConvertArguments:
     """Cut the middle out of frames of other proportions than the new size."""
     max_env_steps: int | None = None
     """Cut longer episodes into pieces of so many env steps."""
+    stress: str | None = None
+    """Draw a nuisance over the frames: corner-tag, distractor, video, pixel-noise (see docs/evaluation.md)."""
     resume: bool = False
     """Continue an interrupted conversion."""
     verify: bool = True
@@ -62,6 +64,7 @@ def convert(words: Sequence[str]) -> None:
             options=parse_options(arguments.option, "--option"),
             resizing=_resizing(arguments),
             max_env_steps=arguments.max_env_steps,
+            stress=arguments.stress,
             resume=arguments.resume,
             verify=arguments.verify,
             command=command_line("convert", words),

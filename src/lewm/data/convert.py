@@ -20,12 +20,16 @@ from lewm.data.episodes import EpisodeStore
 from lewm.data.formats.store import Store, load_format, open_store
 from lewm.data.layout import DatasetMeta
 from lewm.data.resizing import Resizing
+from lewm.envs.stress import FAMILY, LowDimension, Stress, make_stress
 from lewm.errors import ConfigError, DataError
+from lewm.registry import ENVS
 from lewm.schema import Episode, Observation
+from lewm.seeds import hash64
 from lewm.versions import versions
 
 MAX_EPISODE_BYTES = 2 * 2**30
 """Longer episodes must be cut: a whole one is held in memory."""
+STRESS_SEED = 13
 LOSSY_PSNR_DB = 38.0
 """What frames that were stored with loss must reach, each episode as a whole."""
 
@@ -61,6 +65,7 @@ def convert(
     options: dict[str, Any] | None = None,
     resizing: Resizing | None = None,
     max_env_steps: int | None = None,
+    stress: str | None = None,
     resume: bool = False,
     verify: bool = True,
     command: str = "",
@@ -69,14 +74,16 @@ def convert(
     """Write the recording at ``source`` in the format ``to`` at ``out``; what was done, as plain JSON values.
 
     ``format`` and ``options`` are the source's. ``resizing`` changes all frames; ``max_env_steps`` cuts longer episodes into pieces, each beginning
-    with the observation at which the one before ended. ``resume`` continues an interrupted conversion of the same source. With ``verify`` every
+    with the observation at which the one before ended; ``stress`` draws a nuisance over the frames (``envs/stress.py``), which follows each
+    episode's seed or, where there is none, its number. ``resume`` continues an interrupted conversion of the same source. With ``verify`` every
     number, and frames as far as the format keeps them, are read back and compared. ``DataError`` for damaged sources, an existing ``out``, a full
     disk, and for a result that is not what was meant.
     """
     start_s = time.monotonic()
     store = open_store(source, format=format, options=options)
     pieces = cut_into_pieces(store, max_env_steps)
-    meta = _converted_meta(store, pieces, resizing, max_env_steps, command)
+    change = _Change(store, resizing, None if stress is None else make_stress(stress))
+    meta = _converted_meta(change, pieces, max_env_steps, stress, command)
     target = load_format(to)
     _refuse_itself(Path(source), Path(out))
     state, digests = _State(len(pieces), progress), dict[int, dict[str, bytes]]()
@@ -85,7 +92,7 @@ def convert(
         if num_before > len(pieces):
             raise DataError(f"{str(out)!r} already has {num_before} episodes and the source has {len(pieces)}; choose another place")
         for number in range(num_before, len(pieces)):
-            episode = _converted(store, pieces[number], resizing)
+            episode = change.converted(pieces[number])
             sink.append(episode)
             if verify:
                 digests[number] = _digests(episode)
@@ -94,7 +101,7 @@ def convert(
     _check_counts(written, pieces)
     quality: dict[str, float] = {}
     if verify:
-        quality = _verify(written, lambda number: _converted(store, pieces[number], resizing), digests, state, is_lossless=target.IS_LOSSLESS)
+        quality = _verify(written, lambda number: change.converted(pieces[number]), digests, state, is_lossless=target.IS_LOSSLESS)
     return {
         "source": {"format": store.meta.provenance.get("format", "native"), "dataset_sha256": store.dataset_sha256, "num_episodes": len(store)},
         "to": to,
@@ -127,36 +134,59 @@ def _refuse_itself(source: Path, out: Path) -> None:
         raise DataError(f"{str(out)!r} is the source itself; choose another place")
 
 
-def _converted_meta(store: Store, pieces: Sequence[Piece], resizing: Resizing | None, max_env_steps: int | None, command: str) -> DatasetMeta:
-    spec = store.observation_spec
+@dataclass(frozen=True)
+class _Change:
+    """What becomes of a source's episodes."""
+
+    store: Store
+    resizing: Resizing | None
+    stress: Stress | None
+
+    def converted(self, piece: Piece) -> Episode:
+        """One episode of the new dataset."""
+        if isinstance(self.store, EpisodeStore):
+            episode = _part(self.store.episode(piece.episode), piece)
+        else:
+            episode = self.store.episode(piece.episode, piece.first_env_step, piece.num_env_steps)
+        if self.resizing is not None:
+            observations = Observation(self.resizing.apply(episode.observations.frames), episode.observations.proprioception)
+            episode = dataclasses.replace(episode, observations=observations)
+        return episode if self.stress is None else self._stressed(self.stress, episode, piece)
+
+    def _stressed(self, stress: Stress, episode: Episode, piece: Piece) -> Episode:
+        seed = episode.seed if episode.seed >= 0 else int(hash64(np.array([piece.episode], np.uint64), STRESS_SEED)[0])
+        frames = episode.observations.frames.copy()
+        clocks = range(piece.first_env_step, piece.first_env_step + len(frames))
+        for frame, env_step in zip(frames, clocks, strict=True):
+            stress.draw(frame, seed, env_step)
+        nuisance = np.stack([stress.values(seed, env_step) for env_step in clocks])
+        labels = nuisance if episode.labels is None else np.concatenate([episode.labels, nuisance], axis=1)
+        observations = Observation(frames, episode.observations.proprioception)
+        return dataclasses.replace(episode, observations=observations, labels=labels if labels.shape[1] else None)
+
+
+def _converted_meta(change: _Change, pieces: Sequence[Piece], max_env_steps: int | None, stress: str | None, command: str) -> DatasetMeta:
+    store, resizing = change.store, change.resizing
+    spec, env, names = store.observation_spec, store.env, store.label_names
+    conversion: dict[str, Any] = {"source_sha256": store.dataset_sha256}
+    provenance = store.meta.provenance | {"versions": versions(), "command": command}
     if resizing is not None:
         resizing.box(spec.height_px, spec.width_px)  # refuses what would be distorted, before anything is written
         spec = dataclasses.replace(spec, height_px=resizing.height_px, width_px=resizing.width_px)
-    conversion: dict[str, Any] = {"source_sha256": store.dataset_sha256}
-    if resizing is not None:
         conversion["resizing"] = dataclasses.asdict(resizing)
+        provenance, env = provenance | ({"resized_from_env": env} if env else {}), {}  # the world draws other frames than these
     if max_env_steps is not None:
         conversion["max_env_steps"] = max_env_steps
-    provenance = store.meta.provenance | {"versions": versions(), "command": command}
-    env = store.env
-    if resizing is not None and env:  # the world draws other frames than these
-        provenance, env = provenance | {"resized_from_env": env}, {}
-    meta = dataclasses.replace(
-        store.meta, observation_spec=spec, env=env, collection=store.meta.collection | {"conversion": conversion}, provenance=provenance
-    )
+    if change.stress is not None:
+        if isinstance(change.stress, LowDimension):
+            raise ConfigError("the stress low-dimension changes what actions do, not what frames show: collect stress/low-dimension/<env> instead")
+        conversion["stress"] = stress
+        names += change.stress.label_names
+        if env:
+            env |= {"name": f"{FAMILY}{stress}/{env['name']}", "version": ENVS.load(f"{FAMILY}{stress}/{env['name']}").VERSION}
+    collection = store.meta.collection | {"conversion": conversion}
+    meta = dataclasses.replace(store.meta, observation_spec=spec, env=env, label_names=names, collection=collection, provenance=provenance)
     return meta.with_shards_for(max(piece.num_env_steps for piece in pieces))
-
-
-def _converted(store: Store, piece: Piece, resizing: Resizing | None) -> Episode:
-    """One episode of the new dataset."""
-    if isinstance(store, EpisodeStore):
-        episode = _part(store.episode(piece.episode), piece)
-    else:
-        episode = store.episode(piece.episode, piece.first_env_step, piece.num_env_steps)
-    if resizing is None:
-        return episode
-    observations = Observation(resizing.apply(episode.observations.frames), episode.observations.proprioception)
-    return dataclasses.replace(episode, observations=observations)
 
 
 def _part(episode: Episode, piece: Piece) -> Episode:
