@@ -23,7 +23,7 @@ STAGES = [
     ("resuming",),
     ("training",),
     ("report", "deploy"),
-    ("demo", "bench"),
+    ("demo", "bench", "lab"),
     ("commands",),
     ("cli",),
 ]

@@ -21,6 +21,7 @@ VERBS = {
     "verify": ("lewm.commands.evaluate", "replay a result file in the simulator and recompute every number in it"),
     "compare": ("lewm.commands.evaluate", "the success of several training seeds on the same pairs, with one interval"),
     "report": ("lewm.commands.demo", "one self-contained HTML page about a run"),
+    "lab": ("lewm.commands.lab", "every objective on the same worlds, data, networks, steps and seeds: which of them collapse"),
     "bench": ("lewm.commands.bench", "measure speed against a plain reference in the same run"),
 }
 """Verb -> (module with a function of the verb's name, one line of help)."""

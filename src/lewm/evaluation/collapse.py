@@ -6,6 +6,7 @@ No single number decides. SIGReg sees scale but, at small batches, not rank; the
 thousandfold keeps its rank); a healthy run may begin with all latents near one point, so during training it is the trend after warm-up that counts.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -144,6 +145,26 @@ def judge(look: Mapping[str, float]) -> CollapseVerdict:
         reason = f"with the actions of other clips the prediction error is {sensitivity:.3f} times as large: the predictor ignores actions"
         return CollapseVerdict(name="action-blind", reasons=(reason,))
     return HEALTHY
+
+
+def warning_score(look: Mapping[str, float]) -> float:
+    """How near a look is to a verdict other than healthy: minus the smallest margin to a threshold, in natural logarithms; above 0 is beyond one.
+
+    The thresholds are those of ``judge``: of the mean standard deviation, the share of living dimensions, the effective rank and the sensitivity
+    to actions (of what goes beyond 1).
+    """
+    margins = [
+        _log_ratio(look["std_mean"], COLLAPSED_STD),
+        _log_ratio(1 - look["dead_fraction"], 1 - DEAD_FRACTION),
+        _log_ratio(look["effective_rank"], max(LEAST_RANK, LOW_RANK_FRACTION * look["latent_dimension"])),
+    ]
+    if "action_sensitivity" in look:
+        margins.append(_log_ratio(look["action_sensitivity"] - 1, BLIND_SENSITIVITY - 1))
+    return -min(margins)
+
+
+def _log_ratio(value: float, threshold: float) -> float:
+    return math.log(max(value, TINY) / threshold)
 
 
 def judge_training(looks: Sequence[Mapping[str, float]], *, num_steps: int) -> CollapseVerdict:
