@@ -269,6 +269,9 @@ EVALUATIONS = Table(
         "success": Entry(target="lewm.evaluation.success:evaluate_success", summary="reach goals never trained on, with floors and intervals"),
         "collapse": Entry(target="lewm.evaluation.collapse:evaluate_collapse", summary="do the latents of held-out frames carry information?"),
         "probe": Entry(target="lewm.evaluation.probing:evaluate_probe", summary="read true quantities off frozen and imagined latents"),
+        "surprise": Entry(
+            target="lewm.evaluation.surprise:evaluate_surprise", summary="are steps that the world does not make surprising? violation of expectation"
+        ),
         "atari-labels": Entry(
             target="lewm.evaluation.atari_probing:evaluate_atari_labels", summary="AtariARI: name the game's memory bytes from frozen latents"
         ),

@@ -77,6 +77,16 @@ class CollapseArguments(LatentArguments):
 
 
 @dataclass(frozen=True)
+class SurpriseArguments(LatentArguments):
+    """Show clips of held-out episodes in which something impossible happens, and see whether it is more surprising than what is normal."""
+
+    num_clips: int = 512
+    """Clips, of which half say what is normal; a clip is 14 model steps long."""
+    seed: int = 0
+    """Which clips."""
+
+
+@dataclass(frozen=True)
 class ProbeArguments(LatentArguments):
     """Read true quantities off the latents of held-out episodes, and off imagined latents, with a linear probe."""
 
@@ -131,7 +141,7 @@ def evaluate(words: Sequence[str]) -> None:
     if not words or words[0].startswith("-"):
         raise ConfigError(f"`lewm eval` needs the name of an evaluation: {', '.join(EVALUATIONS)}; for example `lewm eval success RUN`")
     EVALUATIONS.entry(words[0])
-    routes = {"success": _success, "probe": _probe, "collapse": _collapse, "atari-labels": _atari_labels}
+    routes = {"success": _success, "probe": _probe, "collapse": _collapse, "surprise": _surprise, "atari-labels": _atari_labels}
     routes.get(words[0], _latents)(words)
 
 
@@ -218,6 +228,11 @@ def _latents(words: Sequence[str]) -> None:
 
 def _collapse(words: Sequence[str]) -> None:
     arguments = parse(CollapseArguments, "eval collapse", words[1:])
+    _evaluate_latents(words, arguments, num_clips=arguments.num_clips, seed=arguments.seed)
+
+
+def _surprise(words: Sequence[str]) -> None:
+    arguments = parse(SurpriseArguments, "eval surprise", words[1:])
     _evaluate_latents(words, arguments, num_clips=arguments.num_clips, seed=arguments.seed)
 
 

@@ -16,6 +16,7 @@ from lewm.envs.base import make_batch
 from lewm.errors import ConfigError
 from lewm.evaluation.label_goals import compare_goals, matching_store
 from lewm.evaluation.success import evaluate_success
+from lewm.evaluation.surprise import surprise_table
 from lewm.planning.mpc import MPCPolicy
 from lewm.registry import EVALUATIONS
 from lewm.versions import versions
@@ -117,7 +118,7 @@ def evaluate_latents(name: str, run: Path | str, data: Path | str, *, device: st
 
 def latent_table(result: dict[str, Any]) -> str:
     """The result of ``evaluate_latents`` as plain text."""
-    tables = {"probe": _probe_table, "collapse": _collapse_table, "atari-labels": _labels_table}
+    tables = {"probe": _probe_table, "collapse": _collapse_table, "surprise": surprise_table, "atari-labels": _labels_table}
     table = tables.get(result.get("evaluation", ""))
     if table is None:
         return json.dumps(result, indent=2)
