@@ -29,7 +29,8 @@ def _is_minari(path: Path) -> bool:
 
 
 def _is_lance(path: Path) -> bool:
-    return (path / "_versions").is_dir()
+    """A table, or a directory of some."""
+    return (path / "_versions").is_dir() or any((table / "_versions").is_dir() for table in path.glob("*.lance"))
 
 
 def _is_hdf5(path: Path) -> bool:
