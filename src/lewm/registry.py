@@ -245,7 +245,7 @@ FORMATS = Table(
             target="lewm.data.formats.minari:MinariFormat",
             summary="a Minari dataset with images among its observations; written too",
             extra="minari",
-            needs=("minari", "h5py"),
+            needs=("h5py",),
         ),
         "robomimic": Entry(
             target="lewm.data.formats.robomimic:RobomimicFormat", summary="an HDF5 file of robomimic's demonstrations", extra="hdf5", needs=("h5py",)

@@ -25,11 +25,13 @@ def _is_lerobot(path: Path) -> bool:
 
 
 def _is_minari(path: Path) -> bool:
-    return any((directory / "metadata.json").is_file() for directory in (path, path / "data"))
+    """A dataset, its directory ``data``, or one that lewm has not finished."""
+    return any(file.is_file() for file in (path / "metadata.json", path / "data" / "metadata.json", path / "unfinished" / "settings.json"))
 
 
 def _is_lance(path: Path) -> bool:
-    return (path / "_versions").is_dir()
+    """A table, or a directory of some."""
+    return (path / "_versions").is_dir() or any((table / "_versions").is_dir() for table in path.glob("*.lance"))
 
 
 def _is_hdf5(path: Path) -> bool:
