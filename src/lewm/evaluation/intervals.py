@@ -111,6 +111,12 @@ def separation(
     return _percentile_estimate(float(wins.mean()), resampled, confidence)
 
 
+def resampled_counts(seed: int, num_resamples: int, n: int) -> np.ndarray:
+    """int64 [num_resamples, n]: how often each of n items is drawn when n are drawn with replacement."""
+    drawn = _indices(seed, 0, num_resamples, n) + np.arange(num_resamples)[:, None] * n
+    return np.bincount(drawn.ravel(), minlength=num_resamples * n).reshape(num_resamples, n)
+
+
 def _percentile_estimate(rate: float, resampled: np.ndarray, confidence: float) -> Estimate:
     _require_confidence(confidence)
     low, high = np.quantile(resampled, [0.5 - confidence / 2, 0.5 + confidence / 2])

@@ -132,6 +132,8 @@ def _probe_table(result: dict[str, Any]) -> str:
     errors = [name for name in ERROR_COLUMNS if result.get(name) is not None]
     rows = [("", *labels, *(ERROR_COLUMNS[name][0] for name in errors))]
     rows.append(_probe_row("latents of held-out frames", result, labels, errors))
+    rows.append(("  95 % interval of R^2", *(_r2_interval(result["labels"][name]) for name in labels), *("" for _ in errors)))
+    rows.append(_probe_row("the same, small network", result["mlp"], labels, errors))
     rows += [_probe_row(f"imagined {entry['model_steps']} model steps ahead", entry, labels, errors) for entry in result["imagined"]]
     rows += [_probe_row(f"floor: {name}", floor, labels, errors) for name, floor in result["floors"].items()]
     return "\n".join(["linear probe, R^2 (RMSE) per label", *_columns(rows), *_velocity_note(velocities, result)])
@@ -141,6 +143,10 @@ def _probe_row(title: str, scores: dict[str, Any], labels: Sequence[str], errors
     by_label = [scores["labels"][name] for name in labels]
     cells = [score if isinstance(score, str) else f"{score['r2']:.4f} ({score['rmse']:.2f})" for score in by_label]
     return (title, *cells, *(ERROR_COLUMNS[name][1].format(**scores[name]) for name in errors))
+
+
+def _r2_interval(score: Any) -> str:
+    return "" if isinstance(score, str) else f"[{score['r2_low']:.4f}, {score['r2_high']:.4f}]"
 
 
 def _velocity_note(velocities: Sequence[str], result: dict[str, Any]) -> list[str]:
