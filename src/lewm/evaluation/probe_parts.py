@@ -59,13 +59,14 @@ def fit_mlp_probe(features: np.ndarray, labels: np.ndarray, *, seed: int) -> MLP
 
 
 def _layers(num_inputs: int, num_outputs: int, generator: torch.Generator) -> nn.Sequential:
-    widths = (num_inputs, HIDDEN_WIDTH, HIDDEN_WIDTH, num_outputs)
     layers: list[nn.Module] = []
-    for before, after in itertools.pairwise(widths):
-        linear = nn.Linear(before, after)
-        nn.init.kaiming_normal_(linear.weight, generator=generator)
-        nn.init.zeros_(linear.bias)
-        layers += [linear, nn.GELU()]
+    with torch.random.fork_rng(devices=[]):  # how torch begins a layer must not move the stream of others
+        for before, after in itertools.pairwise((num_inputs, HIDDEN_WIDTH, HIDDEN_WIDTH, num_outputs)):
+            layers += [nn.Linear(before, after), nn.GELU()]
+    for layer in layers[::2]:
+        assert isinstance(layer, nn.Linear)
+        nn.init.kaiming_normal_(layer.weight, generator=generator)
+        nn.init.zeros_(layer.bias)
     return nn.Sequential(*layers[:-1])
 
 

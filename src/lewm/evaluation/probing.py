@@ -169,7 +169,7 @@ def evaluate_probe(
         "floors": {
             "mean": scored(np.broadcast_to(probe.label_mean, labels.shape)),
             "untrained": scored(untrained_probe.read(_rows(heldout.latents[1]))),
-            "pixel components": scored(_read_pixels(fit, heldout, model.latent_dimension)),
+            "pixel components": scored(_read_pixels(fit, heldout, fit.latents[0].shape[-1])),
         },
         "imagined": _score_imagined(model, probe, heldout, names, context_model_steps),
         "velocity_labels": [name for name in names if VELOCITY_WORD in name],
