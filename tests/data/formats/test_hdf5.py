@@ -156,6 +156,7 @@ def test_a_writer_that_failed_or_was_killed_loses_no_listed_episode(tmp_path: Pa
     for number, length in enumerate((6, 7, 5)):
         assert_same_episode(store.episode(number), make_episode(FULL_META, number, length))
     assert [file.name for file in tmp_path.iterdir()] == ["data.h5"]
+    store.reader.close()
     with Hdf5Format.create(path, FULL_META, resume=True) as sink:
         sink.append(make_episode(FULL_META, 3, 4))
     assert len(open_store(path)) == 4, "a finished file can be continued"

@@ -7,7 +7,7 @@ from pathlib import Path
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 HDF5_MAGIC_OFFSETS = (0, 512, 1024, 2048)
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 OGBENCH_ARRAYS = {"observations.npy", "actions.npy", "terminals.npy"}
 
 
@@ -52,7 +52,7 @@ def _is_robomimic(path: Path) -> bool:
     try:
         import h5py
 
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
             return "data" in file and any(name.startswith("demo") for name in file["data"])
     except (ImportError, OSError, RuntimeError, TypeError, KeyError):
         return False
