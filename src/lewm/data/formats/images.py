@@ -2,8 +2,8 @@
 
 Axes: n row, N env step, Y X image, a env action.
 
-Frames are in the order of the numbers in their names. Actions stand beside them in ``actions.csv`` (a header, then numbers) or ``actions.npy``, one for
-each frame or one fewer: the last frame's leads nowhere. Without such a file the recording is video, which can be predicted but not planned with.
+Frames are in the order of the numbers in their names. Actions stand beside them in ``actions.csv`` (a header, then numbers) or ``actions.npy``, one
+for each frame or one fewer: the last frame's leads nowhere. Without such a file the recording is video, which can be predicted but not planned with.
 """
 
 import csv
