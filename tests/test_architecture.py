@@ -18,7 +18,7 @@ STAGES = [
     ("planning",),
     ("envs",),
     ("data",),
-    ("run_directory", "checkpoint"),
+    ("run_directory", "checkpoint", "official_weights"),
     ("evaluation",),
     ("resuming",),
     ("training",),

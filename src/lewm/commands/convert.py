@@ -7,13 +7,15 @@ from typing import Annotated, Any
 
 import tyro
 
+from lewm.commands.convert_weights import convert_weights
 from lewm.commands.parsing import ProgressBar, check_result_file, command_line, parse, parse_options, show, write_result
+from lewm.data.formats.recognition import recognise
 from lewm.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class ConvertArguments:
-    """Write a dataset in another format (`lewm list formats`), and check what was written."""
+    """Write a dataset in another format (`lewm list formats`) and check it; or official weights as a checkpoint (docs/paper-and-code.md)."""
 
     source: tyro.conf.Positional[Path]
     """Dataset of any format."""
@@ -44,7 +46,21 @@ class ConvertArguments:
 
 
 def convert(words: Sequence[str]) -> None:
-    """Convert a dataset and say what was done."""
+    """Convert a dataset, or weights where the source is some, and say what was done."""
+    source = next((word for word in words if not word.startswith("-")), None)
+    if source is not None and recognise(Path(source)) is None and _are_weights(source):
+        convert_weights(words)
+    else:
+        _convert_data(words)
+
+
+def _are_weights(source: str) -> bool:
+    from lewm.official_weights import looks_like_weights
+
+    return looks_like_weights(source)
+
+
+def _convert_data(words: Sequence[str]) -> None:
     arguments = parse(ConvertArguments, "convert", words)
     check_result_file(arguments.json)
     from lewm.data.convert import convert as run_conversion
