@@ -20,7 +20,7 @@ STAGES = [
     ("data",),
     ("run_directory", "checkpoint", "official_weights"),
     ("evaluation",),
-    ("resuming",),
+    ("resuming", "fine_tuning"),
     ("training",),
     ("report", "deploy"),
     ("demo", "bench", "lab"),

@@ -242,6 +242,9 @@ class TrainConfig:
     """Compile the model with torch.compile (needs a C++ compiler on a CPU)."""
     num_threads: int | None = None
     """CPU threads of torch; default: all cores."""
+    freeze: Literal["encoder", "predictor"] | None = None
+    """Leave these weights as they are: the encoder with its projector, or the predictor with its projector and the action encoder; for training
+    that starts from another run (`lewm train --from RUN`)."""
     log_every_steps: int = 20
     """Steps between two lines of metrics.jsonl."""
     monitor_every_steps: int = 100

@@ -36,7 +36,7 @@ class Objective(nn.Module, ABC):
 
     def __init__(self, config: Config, world_model: WorldModel, *, seed: int, reduce: Reduce | None = None) -> None:
         super().__init__()
-        self.config = config.objective
+        self.run_config, self.config = config, config.objective
         refused = [name for name in OPTIONAL_SETTINGS if getattr(self.config, name) is not None and name not in self.settings]
         if refused:
             own = f"it has {', '.join(self.settings)}" if self.settings else "it has no such settings"

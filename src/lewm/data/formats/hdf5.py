@@ -68,16 +68,14 @@ class Hdf5File:
             self._file = None
 
     def rows(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Rows [n] of a column, ascending and distinct: evenly spaced ones in one read."""
+        """Rows [n] of a column, ascending and distinct: neighbours in one read, others one by one, which is much quicker than h5py's lists and strides."""
         with self.reading(f"column {name!r}") as file:
             column = file[name]
             if len(rows) == 0:
                 return np.zeros((0, *column.shape[1:]), column.dtype)
-            steps = np.diff(rows)
-            if len(rows) == 1 or (steps == steps[0]).all():
-                step = 1 if len(rows) == 1 else int(steps[0])
-                return np.asarray(column[int(rows[0]) : int(rows[-1]) + 1 : step])
-            return np.asarray(column[rows])
+            if int(rows[-1]) - int(rows[0]) + 1 == len(rows):
+                return np.asarray(column[int(rows[0]) : int(rows[-1]) + 1])
+            return np.stack([column[row] for row in rows.tolist()])
 
 
 class Hdf5Reader(EpisodeReader):
