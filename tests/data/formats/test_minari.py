@@ -482,6 +482,23 @@ def test_bytes_of_any_other_file_are_refused(change: Callable[..., Path], tmp_pa
         open_store(change(link))
 
 
+def test_an_endless_episode_that_was_never_written_is_refused(change: Callable[..., Path]) -> None:
+    def promise(file: h5py.File) -> None:
+        del file["episode_1/actions"]
+        file.create_dataset("episode_1/actions", (2**40, 2), "f4", chunks=(1024, 2))
+
+    with pytest.raises(DataError, match="entry 'actions' of episode 1 was never written"):
+        open_store(change(promise))
+
+
+def test_more_arrow_episodes_than_there_are_are_refused(tmp_path: Path) -> None:
+    path = write_foreign(tmp_path / "d", data_format="arrow")
+    entries = json.loads((path / "data" / "metadata.json").read_text()) | {"total_episodes": 10**15}
+    (path / "data" / "metadata.json").write_text(json.dumps(entries))
+    with pytest.raises(DataError, match=r"it has 3 episodes, metadata\.json says 1000000000000000"):
+        open_store(path)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
