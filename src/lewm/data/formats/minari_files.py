@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from lewm.data.formats.hdf5_heap import variable_rows
 from lewm.data.formats.minari_spaces import Name, spelled
 from lewm.errors import DataError, MissingExtraError
 
@@ -118,8 +119,10 @@ class Hdf5Files(EpisodeFiles):
             found = self._find(episode, name)
             if found is None or found.ndim == 0:
                 raise ValueError(f"{where} is missing")
-            is_encoded = len(shape) >= 2 and (h5py.check_vlen_dtype(found.dtype) == np.uint8 or (found.ndim == 2 and found.dtype == np.uint8))
-            if is_encoded and found.ndim == 2 and found.shape[1] > MAX_PICTURE_BYTES:
+            if len(shape) >= 2 and h5py.check_vlen_dtype(found.dtype) == np.uint8:
+                return variable_rows(found, self._main, rows)
+            is_encoded = len(shape) >= 2 and found.ndim == 2 and found.dtype == np.uint8
+            if is_encoded and found.shape[1] > MAX_PICTURE_BYTES:
                 raise ValueError(f"{where} has pictures of {found.shape[1]:,} bytes")
             if not is_encoded and (found.shape[1:] != shape or found.dtype.kind not in "biuf"):
                 raise ValueError(f"{where} is {found.dtype} {list(found.shape[1:])}, its space says {list(shape)}")
@@ -128,21 +131,28 @@ class Hdf5Files(EpisodeFiles):
             values = np.concatenate(parts) if parts else found[:0]
             if len(values) != len(rows):
                 raise ValueError(f"{where} has {len(found)} rows, not {int(rows[-1]) + 1}")
-            return [np.asarray(value, np.uint8).tobytes() for value in values] if is_encoded else np.asarray(values)
+            return [value.tobytes() for value in values] if is_encoded else np.asarray(values)
 
     def text(self, episode: int, name: Name) -> str:
         """Decoded."""
         with reading(self._main):
             found = self._find(episode, name)
-            if found is None or h5py.check_string_dtype(found.dtype) is None or not len(found):
+            kind = None if found is None else h5py.check_string_dtype(found.dtype)
+            if kind is None or kind.length is not None:
                 raise ValueError(f"entry {spelled(name)!r} of episode {episode} is no text")
-            return str(found.asstr()[0])
+            return variable_rows(found, self._main, np.array([0]))[0].decode()
 
     def attributes(self, episode: int) -> dict[str, Any]:
         """Of the episode's group."""
         with reading(self._main):
-            values = {name: value.item() if isinstance(value, np.generic) else value for name, value in self._group(episode).attrs.items()}
-            return {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
+            attributes, found = self._group(episode).attrs, {}
+            for name in attributes:
+                kind = attributes.get_id(name).dtype
+                if kind.kind in "biufS":  # texts of variable length can make HDF5 read forever
+                    value = np.asarray(attributes[name])
+                    if value.ndim == 0:
+                        found[name] = value.item().decode() if kind.kind == "S" else value.item()
+            return found
 
     def files(self) -> list[Path]:
         """One."""

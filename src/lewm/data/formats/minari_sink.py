@@ -238,7 +238,7 @@ def _write_episode(group: h5py.Group, number: int, meta: DatasetMeta, episode: E
     provenance = json.dumps(episode.provenance)
     ends = np.zeros(num_env_steps, bool)
     ends[-1] = True
-    attributes = {"id": number, "seed": episode.seed, "total_steps": num_env_steps, OWN_PROVENANCE: provenance}
+    attributes = {"id": number, "seed": episode.seed, "total_steps": num_env_steps, OWN_PROVENANCE: np.bytes_(provenance.encode())}
     group.attrs.update({**attributes, OWN_CHECK: zlib.crc32(provenance.encode())})
     columns: dict[str, np.ndarray | None] = {"proprioception": observations.proprioception, "labels": episode.labels}
     columns |= {f"frames.{camera}": observations.frames[:, view] for view, camera in enumerate(meta.observation_spec.cameras)}
