@@ -390,6 +390,16 @@ def test_a_changed_number_does_not_pass_the_checksum_of_its_row(column: str, tmp
         open_store(tmp_path / "t.lance").episode(2)
 
 
+def test_a_changed_remark_on_an_episode_does_not_pass_its_checksum(tmp_path: Path) -> None:
+    write(tmp_path / "t.lance")
+    beside = lance.dataset(str(tmp_path / "t_episodes.lance")).to_table()
+    texts = pa.array([text.replace("push", "pull") for text in beside.column("provenance").to_pylist()])
+    place = beside.schema.get_field_index("provenance")
+    lance.write_dataset(beside.set_column(place, "provenance", texts), str(tmp_path / "t_episodes.lance"), mode="overwrite")
+    with pytest.raises(DataError, match="the provenance of episode 1: it does not have its checksum"):
+        open_store(tmp_path / "t.lance").episode(1)
+
+
 def test_a_changed_setting_does_not_pass_its_checksum(tmp_path: Path) -> None:
     write(tmp_path / "t.lance", PLAIN_META)
     manifest = max((tmp_path / "t.lance" / "_versions").glob("*.manifest"))

@@ -4,6 +4,7 @@ Foreign datasets are written by the storage classes of the Minari that is instal
 """
 
 import contextlib
+import dataclasses
 import json
 import threading
 from collections.abc import Callable
@@ -546,6 +547,21 @@ def test_a_flipped_byte_in_an_array_of_ours_is_noticed(name: str, tmp_path: Path
     main.write_bytes(bytes(content))
     with pytest.raises(DataError, match="of a Minari dataset cannot be read"):
         open_store(tmp_path / "d").episode(1)
+
+
+def test_a_flipped_byte_in_a_remark_on_an_episode_of_ours_is_noticed(tmp_path: Path) -> None:
+    write(tmp_path / "d")
+    main = tmp_path / "d" / "data" / "main_data.hdf5"
+    main.write_bytes(main.read_bytes().replace(b"push 1", b"pull 1"))
+    with pytest.raises(DataError, match="of a Minari dataset cannot be read"):
+        open_store(tmp_path / "d").episode(1)
+
+
+def test_a_long_remark_on_an_episode_comes_back(tmp_path: Path) -> None:
+    episode = dataclasses.replace(make_episode(PLAIN_META, 0, 2), provenance={"scene": "x" * 200_000})
+    with MinariFormat.create(tmp_path / "d", PLAIN_META, resume=False) as sink:
+        sink.append(episode)
+    assert_same_episode(open_store(tmp_path / "d").episode(0), episode)
 
 
 @pytest.mark.parametrize("change_by", [-4, 1024, 2**40])

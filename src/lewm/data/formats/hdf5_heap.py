@@ -55,8 +55,6 @@ def _objects(file: Any, address: int) -> dict[int, bytes]:
         number, _, num_bytes = OBJECT.unpack_from(content, at)
         if number == 0:
             break
-        if at + OBJECT.size + num_bytes > len(content):
-            raise ValueError(f"an object of {num_bytes} bytes is larger than its collection")
         found[number] = content[at + OBJECT.size : at + OBJECT.size + num_bytes]
         at += OBJECT.size + (num_bytes + 7) // 8 * 8
     return found

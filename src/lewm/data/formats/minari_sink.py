@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import zlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -37,7 +36,7 @@ MINARI_VERSION = "0.5.4"
 """The first that reads frames which are not JPEG."""
 LAYOUT = ("v110", "v110")
 """Of HDF5 1.10 (2016): every piece of the file's bookkeeping has a checksum."""
-OWN_PROVENANCE, OWN_CHECK = "lewm_provenance", "lewm_check"
+OWN_PROVENANCE = "lewm_provenance"
 ROWS_PER_CHUNK = 1024
 
 
@@ -54,12 +53,9 @@ def own_names(meta: DatasetMeta) -> dict[str, Name]:
 
 
 def own_provenance(attributes: dict[str, Any], file: Path) -> dict[str, Any]:
-    """An episode's provenance as it was written; ``DataError`` if it has changed."""
+    """An episode's provenance as it was written; ``DataError`` if it is no longer that."""
     try:
-        text = attributes[OWN_PROVENANCE]
-        if zlib.crc32(text.encode()) != attributes[OWN_CHECK]:
-            raise ValueError("the provenance of an episode does not have its checksum")
-        return dict(json.loads(text))
+        return dict(json.loads(attributes[OWN_PROVENANCE]))
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise damaged(file.with_name(MAIN_FILE), str(error)) from None
 
@@ -235,11 +231,10 @@ def _copy_episode(source: h5py.File, group: str, target: h5py.File, number: int)
 def _write_episode(group: h5py.Group, number: int, meta: DatasetMeta, episode: Episode) -> None:
     """An episode's arrays and attributes."""
     num_env_steps, observations = episode.num_env_steps, episode.observations
-    provenance = json.dumps(episode.provenance)
+    provenance = np.bytes_(json.dumps(episode.provenance).encode())
     ends = np.zeros(num_env_steps, bool)
     ends[-1] = True
-    attributes = {"id": number, "seed": episode.seed, "total_steps": num_env_steps, OWN_PROVENANCE: np.bytes_(provenance.encode())}
-    group.attrs.update({**attributes, OWN_CHECK: zlib.crc32(provenance.encode())})
+    group.attrs.update({"id": number, "seed": episode.seed, "total_steps": num_env_steps, OWN_PROVENANCE: provenance})
     columns: dict[str, np.ndarray | None] = {"proprioception": observations.proprioception, "labels": episode.labels}
     columns |= {f"frames.{camera}": observations.frames[:, view] for view, camera in enumerate(meta.observation_spec.cameras)}
     arrays = {"/".join(map(str, name)): columns[column] for column, name in own_names(meta).items()}
