@@ -376,12 +376,36 @@ def test_a_missing_table_of_episodes_costs_only_what_it_held(tmp_path: Path, cap
     assert "t_episodes.lance is missing" in caplog.text
 
 
-def test_a_changed_number_does_not_pass_the_checksum_of_its_row(tmp_path: Path) -> None:
+@pytest.mark.parametrize("column", ["action", "proprio", "state", "reward"])
+def test_a_changed_number_does_not_pass_the_checksum_of_its_row(column: str, tmp_path: Path) -> None:
     write(tmp_path / "t.lance")
-    changed = lance.dataset(str(tmp_path / "t.lance"))
-    changed.update({"action": "arrow_cast(make_array(0.5, 0.1), 'FixedSizeList(2, Float32)')"}, where="episode_idx = 2 and step_idx = 7")
-    with pytest.raises(DataError, match=r"stands where step|does not have its checksum|are not the 3"):
+    whole = lance.dataset(str(tmp_path / "t.lance")).to_table()
+    values = np.array(whole.column(column).combine_chunks().flatten())
+    values[len(values) // 2] += np.float32(0.001)
+    size = whole.schema.field(column).type.list_size
+    place = whole.schema.get_field_index(column)
+    changed = whole.set_column(place, whole.schema.field(column), pa.FixedSizeListArray.from_arrays(pa.array(values), size))
+    lance.write_dataset(changed, str(tmp_path / "t.lance"), mode="overwrite")
+    with pytest.raises(DataError, match="row 75 does not have its checksum"):
         open_store(tmp_path / "t.lance").episode(2)
+
+
+def test_a_changed_remark_on_an_episode_does_not_pass_its_checksum(tmp_path: Path) -> None:
+    write(tmp_path / "t.lance")
+    beside = lance.dataset(str(tmp_path / "t_episodes.lance")).to_table()
+    texts = pa.array([text.replace("push", "pull") for text in beside.column("provenance").to_pylist()])
+    place = beside.schema.get_field_index("provenance")
+    lance.write_dataset(beside.set_column(place, "provenance", texts), str(tmp_path / "t_episodes.lance"), mode="overwrite")
+    with pytest.raises(DataError, match="the provenance of episode 1: it does not have its checksum"):
+        open_store(tmp_path / "t.lance").episode(1)
+
+
+def test_a_changed_setting_does_not_pass_its_checksum(tmp_path: Path) -> None:
+    write(tmp_path / "t.lance", PLAIN_META)
+    manifest = max((tmp_path / "t.lance" / "_versions").glob("*.manifest"))
+    manifest.write_bytes(manifest.read_bytes().replace(b'"num_choices": 5', b'"num_choices": 6'))
+    with pytest.raises(DataError, match=r"its entry 'lewm' cannot be used \(it does not have its checksum\)"):
+        open_store(tmp_path / "t.lance")
 
 
 def test_a_picture_with_a_flipped_byte_is_refused_wherever_it_was_flipped() -> None:

@@ -4,6 +4,7 @@ Foreign datasets are written by the storage classes of the Minari that is instal
 """
 
 import contextlib
+import dataclasses
 import json
 import threading
 from collections.abc import Callable
@@ -482,6 +483,23 @@ def test_bytes_of_any_other_file_are_refused(change: Callable[..., Path], tmp_pa
         open_store(change(link))
 
 
+def test_an_endless_episode_that_was_never_written_is_refused(change: Callable[..., Path]) -> None:
+    def promise(file: h5py.File) -> None:
+        del file["episode_1/actions"]
+        file.create_dataset("episode_1/actions", (2**40, 2), "f4", chunks=(1024, 2))
+
+    with pytest.raises(DataError, match="entry 'actions' of episode 1 was never written"):
+        open_store(change(promise))
+
+
+def test_more_arrow_episodes_than_there_are_are_refused(tmp_path: Path) -> None:
+    path = write_foreign(tmp_path / "d", data_format="arrow")
+    entries = json.loads((path / "data" / "metadata.json").read_text()) | {"total_episodes": 10**15}
+    (path / "data" / "metadata.json").write_text(json.dumps(entries))
+    with pytest.raises(DataError, match=r"it has 3 episodes, metadata\.json says 1000000000000000"):
+        open_store(path)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -518,6 +536,55 @@ def test_a_long_episode_is_opened_without_reading_its_frames(tmp_path: Path, mon
     assert read == [(("terminations",), 1)]
 
 
+@pytest.mark.parametrize("name", ["actions", "rewards", "observations/proprioception", "observations/frames_front", "infos/labels"])
+def test_a_flipped_byte_in_an_array_of_ours_is_noticed(name: str, tmp_path: Path) -> None:
+    write(tmp_path / "d")
+    main = tmp_path / "d" / "data" / "main_data.hdf5"
+    with h5py.File(main) as file:
+        chunk = file[f"episode_1/{name}"].id.get_chunk_info(0)
+    content = bytearray(main.read_bytes())
+    content[chunk.byte_offset + chunk.size // 2] ^= 1
+    main.write_bytes(bytes(content))
+    with pytest.raises(DataError, match="of a Minari dataset cannot be read"):
+        open_store(tmp_path / "d").episode(1)
+
+
+def test_a_flipped_byte_in_a_remark_on_an_episode_of_ours_is_noticed(tmp_path: Path) -> None:
+    write(tmp_path / "d")
+    main = tmp_path / "d" / "data" / "main_data.hdf5"
+    main.write_bytes(main.read_bytes().replace(b"push 1", b"pull 1"))
+    with pytest.raises(DataError, match="of a Minari dataset cannot be read"):
+        open_store(tmp_path / "d").episode(1)
+
+
+def test_a_long_remark_on_an_episode_comes_back(tmp_path: Path) -> None:
+    episode = dataclasses.replace(make_episode(PLAIN_META, 0, 2), provenance={"scene": "x" * 200_000})
+    with MinariFormat.create(tmp_path / "d", PLAIN_META, resume=False) as sink:
+        sink.append(episode)
+    assert_same_episode(open_store(tmp_path / "d").episode(0), episode)
+
+
+@pytest.mark.parametrize("change_by", [-4, 1024, 2**40])
+def test_a_damaged_heap_of_pictures_is_refused_where_hdf5_would_read_forever(change_by: int, tmp_path: Path) -> None:
+    main = write_foreign(tmp_path / "d", jpeg_encoding=True) / "data" / "main_data.hdf5"
+    content = bytearray(main.read_bytes())
+    place = content.index(b"GCOL") + 24  # the size of the first object
+    size = int.from_bytes(content[place : place + 8], "little")
+    content[place : place + 8] = (size + change_by).to_bytes(8, "little")
+    main.write_bytes(bytes(content))
+    found = read_all(tmp_path / "d")
+    assert isinstance(found, str)
+    assert "of a Minari dataset cannot be read" in found
+
+
+def test_a_changed_setting_does_not_pass_its_checksum(tmp_path: Path) -> None:
+    write(tmp_path / "d")
+    file = tmp_path / "d" / "data" / "metadata.json"
+    file.write_text(file.read_text().replace("block/y", "block/z"))
+    with pytest.raises(DataError, match=r"its entry 'lewm' cannot be used \(it does not have its checksum\)"):
+        open_store(tmp_path / "d")
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.4, 0.7, 0.9, 0.999])
 @pytest.mark.parametrize("name", ["main_data.hdf5", "metadata.json"])
 def test_a_file_that_was_cut_is_refused(name: str, share: float, foreign_path: Path, tmp_path: Path) -> None:
@@ -543,8 +610,9 @@ def test_a_damaged_dataset_of_ours_is_refused_or_gives_what_was_written(seed: in
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_a_damaged_dataset_of_others_is_refused_or_read(seed: int, foreign_path: Path, tmp_path: Path) -> None:
-    path = copied(foreign_path, tmp_path / "d")
+@pytest.mark.parametrize("jpeg_encoding", [False, True], ids=["raw", "jpeg"])
+def test_a_damaged_dataset_of_others_is_refused_or_read(seed: int, jpeg_encoding: bool, tmp_path: Path) -> None:
+    path = write_foreign(tmp_path / "d", jpeg_encoding=jpeg_encoding)
     damage(path / "data" / ("metadata.json" if seed % 5 == 0 else "main_data.hdf5"), seed=seed)
     found = read_all(path)
     if isinstance(found, str):

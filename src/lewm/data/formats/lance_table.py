@@ -5,7 +5,6 @@ Axes: n row, k numbers of a row.
 
 import contextlib
 import os
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,14 +65,12 @@ def companion(table: Path, kind: str) -> Path:
 
 
 class LanceTable:
-    """A table at the version that it had when it was opened. Safe from several threads; a forked process opens it anew."""
+    """A table at the version that it had when it was opened. Safe from several threads, but not in a forked process."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock = threading.Lock()
+        self.path, self._process = path, os.getpid()
         with reading(path):
             self._dataset = lance.dataset(str(path.absolute()))
-            self._process = os.getpid()
             self.version = int(self._dataset.version)
             self.schema: pa.Schema = self._dataset.schema
             self.num_rows = int(self._dataset.count_rows())
@@ -108,10 +105,11 @@ class LanceTable:
             return fingerprint_of(self.path, [*(self.path / "data" / name for name in self._files), *deletions], *more)
 
     def _opened(self) -> Any:
-        with self._lock:
-            if self._process != os.getpid():
-                self._dataset, self._process = lance.dataset(str(self.path.absolute()), version=self.version), os.getpid()
-            return self._dataset
+        if self._process != os.getpid():
+            raise DataError(
+                f"{str(self.path)!r} was opened before this process was forked, which Lance does not survive; start processes with 'spawn'"
+            )
+        return self._dataset
 
 
 def width(kind: pa.DataType) -> int | None:

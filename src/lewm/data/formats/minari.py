@@ -32,6 +32,8 @@ GOALS = ("desired_goal", "achieved_goal")
 MAX_WIDTH = 256
 """An entry of more numbers is a picture or a map, and left out unless it is asked for."""
 MAX_TEXT = 4096
+"""Characters of a text that still counts as a remark on an episode."""
+SCAN_ROWS = 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,9 +252,10 @@ class MinariReader(EpisodeReader):
         if not np.isfinite([low, high]).all():
             low, high = np.full(leaf.size, np.inf, np.float32), np.full(leaf.size, -np.inf, np.float32)
             for number, length in zip(self._kept, self.lengths, strict=True):
-                where = f"{str(self.path)!r}, episode {number}"
-                actions = self._actions(int(number), np.arange(length), ActionSpec(kind="none"), where)
-                low, high = np.minimum(low, actions.min(0)), np.maximum(high, actions.max(0))
+                for start in range(0, int(length), SCAN_ROWS):
+                    rows = np.arange(start, min(start + SCAN_ROWS, int(length)))
+                    actions = self._actions(int(number), rows, ActionSpec(kind="none"), f"{str(self.path)!r}, episode {number}")
+                    low, high = np.minimum(low, actions.min(0)), np.maximum(high, actions.max(0))
         return observed_action_spec(low.tolist(), high.tolist())
 
     def _actions(self, number: int, rows: np.ndarray, spec: ActionSpec, where: str) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from lewm.data.formats.hdf5_heap import variable_rows
 from lewm.data.formats.minari_spaces import Name, spelled
 from lewm.errors import DataError, MissingExtraError
 
@@ -118,30 +119,40 @@ class Hdf5Files(EpisodeFiles):
             found = self._find(episode, name)
             if found is None or found.ndim == 0:
                 raise ValueError(f"{where} is missing")
-            is_encoded = len(shape) >= 2 and (h5py.check_vlen_dtype(found.dtype) == np.uint8 or (found.ndim == 2 and found.dtype == np.uint8))
-            if is_encoded and found.ndim == 2 and found.shape[1] > MAX_PICTURE_BYTES:
+            if len(shape) >= 2 and h5py.check_vlen_dtype(found.dtype) == np.uint8:
+                return variable_rows(found, self._main, rows)
+            is_encoded = len(shape) >= 2 and found.ndim == 2 and found.dtype == np.uint8
+            if is_encoded and found.shape[1] > MAX_PICTURE_BYTES:
                 raise ValueError(f"{where} has pictures of {found.shape[1]:,} bytes")
             if not is_encoded and (found.shape[1:] != shape or found.dtype.kind not in "biuf"):
                 raise ValueError(f"{where} is {found.dtype} {list(found.shape[1:])}, its space says {list(shape)}")
-            is_range = len(rows) > 0 and int(rows[-1]) - int(rows[0]) + 1 == len(rows)
-            values = found[int(rows[0]) : int(rows[-1]) + 1] if is_range else found[rows.tolist()]
+            runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []  # HDF5 takes far longer over a list of rows
+            parts = [found[int(run[0]) : int(run[-1]) + 1] for run in runs]
+            values = np.concatenate(parts) if parts else found[:0]
             if len(values) != len(rows):
                 raise ValueError(f"{where} has {len(found)} rows, not {int(rows[-1]) + 1}")
-            return [np.asarray(value, np.uint8).tobytes() for value in values] if is_encoded else np.asarray(values)
+            return [value.tobytes() for value in values] if is_encoded else np.asarray(values)
 
     def text(self, episode: int, name: Name) -> str:
         """Decoded."""
         with reading(self._main):
             found = self._find(episode, name)
-            if found is None or h5py.check_string_dtype(found.dtype) is None or not len(found):
+            kind = None if found is None else h5py.check_string_dtype(found.dtype)
+            if kind is None or kind.length is not None:
                 raise ValueError(f"entry {spelled(name)!r} of episode {episode} is no text")
-            return str(found.asstr()[0])
+            return variable_rows(found, self._main, np.array([0]))[0].decode()
 
     def attributes(self, episode: int) -> dict[str, Any]:
         """Of the episode's group."""
         with reading(self._main):
-            values = {name: value.item() if isinstance(value, np.generic) else value for name, value in self._group(episode).attrs.items()}
-            return {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
+            attributes, found = self._group(episode).attrs, {}
+            for name in attributes:
+                kind = attributes.get_id(name).dtype
+                if kind.kind in "biufS":  # texts of variable length can make HDF5 read forever
+                    value = np.asarray(attributes[name])
+                    if value.ndim == 0:
+                        found[name] = value.item().decode() if kind.kind == "S" else value.item()
+            return found
 
     def files(self) -> list[Path]:
         """One."""
@@ -168,12 +179,20 @@ class Hdf5Files(EpisodeFiles):
 
     def _find(self, episode: int, name: Name) -> Any:
         """The data set; ``ValueError`` for one that lies in another file."""
-        found = self._group(episode).get("/".join(f"_index_{part}" if isinstance(part, int) else part for part in name))
-        if found is None:
+        entry = "/".join(f"_index_{part}" if isinstance(part, int) else part for part in name)
+        file = self._opened().id
+        try:
+            found = h5py.h5d.open(file, f"episode_{episode}/{entry}".encode())
+        except KeyError:
+            self._group(episode)
             return None
-        if not isinstance(found, h5py.Dataset) or found.external or found.is_virtual or Path(found.file.filename) != self._main:
+        layout = found.get_create_plist()
+        is_elsewhere = layout.get_external_count() > 0 or layout.get_layout() == h5py.h5d.VIRTUAL or h5py.h5i.get_file_id(found).name != file.name
+        if is_elsewhere:
             raise ValueError(f"entry {spelled(name)!r} of episode {episode} is no data of this file")
-        return found
+        if found.shape and min(found.shape) > 0 and not found.get_storage_size():
+            raise ValueError(f"entry {spelled(name)!r} of episode {episode} was never written")
+        return h5py.Dataset(found)
 
 
 class ArrowFiles(EpisodeFiles):
@@ -186,6 +205,9 @@ class ArrowFiles(EpisodeFiles):
             raise MissingExtraError(f"{str(path)!r} is kept as {suffix}, which needs 'pyarrow': pip install 'lewm[lance]'") from None
         self._arrow = pyarrow
         self.path, self._suffix, self._num_episodes = path, suffix, num_episodes
+        num_found = sum(entry.name.isdecimal() and entry.is_dir() for entry in path.iterdir())
+        if num_found != num_episodes:
+            raise damaged(path, f"it has {num_found} episodes, {METADATA_FILE} says {num_episodes}: its writer was stopped, or it is damaged")
 
     def num_rows(self, episode: int, name: Name) -> int | None:
         """Without the padding."""

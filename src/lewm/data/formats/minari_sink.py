@@ -7,12 +7,11 @@ renamed, and leaving the ``with`` block copies them into a new main file, which 
 """
 
 import contextlib
+import io
 import json
 import os
 import re
 import shutil
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from lewm.data.durable import LOCK_FILE, TEMPORARY_PREFIX, DirectoryLock, reported_as_data_error, sync_directory, write_atomically
+from lewm.data.durable import LOCK_FILE, TEMPORARY_PREFIX, DirectoryLock, reported_as_data_error, write_atomically
 from lewm.data.formats.minari_files import MAIN_FILE, METADATA_FILE, damaged, reading
 from lewm.data.formats.minari_spaces import Name, box
 from lewm.data.formats.own_metadata import KEY, from_text, to_text
@@ -37,7 +36,7 @@ MINARI_VERSION = "0.5.4"
 """The first that reads frames which are not JPEG."""
 LAYOUT = ("v110", "v110")
 """Of HDF5 1.10 (2016): every piece of the file's bookkeeping has a checksum."""
-OWN_PROVENANCE, OWN_CHECK = "lewm_provenance", "lewm_check"
+OWN_PROVENANCE = "lewm_provenance"
 ROWS_PER_CHUNK = 1024
 
 
@@ -54,12 +53,9 @@ def own_names(meta: DatasetMeta) -> dict[str, Name]:
 
 
 def own_provenance(attributes: dict[str, Any], file: Path) -> dict[str, Any]:
-    """An episode's provenance as it was written; ``DataError`` if it has changed."""
+    """An episode's provenance as it was written; ``DataError`` if it is no longer that."""
     try:
-        text = attributes[OWN_PROVENANCE]
-        if zlib.crc32(text.encode()) != attributes[OWN_CHECK]:
-            raise ValueError("the provenance of an episode does not have its checksum")
-        return dict(json.loads(text))
+        return dict(json.loads(attributes[OWN_PROVENANCE]))
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise damaged(file.with_name(MAIN_FILE), str(error)) from None
 
@@ -92,16 +88,10 @@ class MinariSink:
         """Add an episode and return its number; ``DataError`` if it is not of the dataset's kind or the disk is full."""
         check_episode(self.meta, episode)
         number = len(self)
-        temporary = self._unfinished / f"{TEMPORARY_PREFIX}{number:08d}"
-        with _writing(self.path):
-            try:
-                with h5py.File(temporary, "w", libver=LAYOUT) as file:
-                    _write_episode(file.create_group(GROUP), number, self.meta, episode)
-                _sync(temporary)
-                os.replace(temporary, self._waiting(number))
-                sync_directory(self._unfinished)
-            finally:
-                temporary.unlink(missing_ok=True)
+        content = io.BytesIO()
+        with h5py.File(content, "w", libver=LAYOUT) as file:
+            _write_episode(file.create_group(GROUP), number, self.meta, episode)
+        write_atomically(self._waiting(number), content.getvalue())
         self._num_waiting += 1
         return number
 
@@ -142,11 +132,10 @@ class MinariSink:
         """Make one dataset of what is finished and what waits."""
         if self._num_waiting:
             main, temporary = self._data / MAIN_FILE, self._data / f"{TEMPORARY_PREFIX}{MAIN_FILE}"
-            with _writing(self.path):
+            with reported_as_data_error(self.path):
                 self._data.mkdir(exist_ok=True)
                 try:
                     num_env_steps = self._copy_into(temporary)
-                    _sync(temporary)
                     os.replace(temporary, main)
                 finally:
                     temporary.unlink(missing_ok=True)
@@ -156,23 +145,17 @@ class MinariSink:
 
     def _copy_into(self, temporary: Path) -> int:
         """Write all episodes into one file; returns their env steps."""
-        num_env_steps = 0
-        sources = [(self._data / MAIN_FILE, f"episode_{number}", number) for number in range(self._num_finished)]
-        sources += [(self._waiting(number), GROUP, number) for number in range(self._num_finished, len(self))]
-        with h5py.File(temporary, "w", libver=LAYOUT) as file:
-            opened: h5py.File | None = None
-            try:
-                for source, group, number in sources:
-                    with reading(source):
-                        if opened is None or Path(opened.filename) != source:
-                            if opened is not None:
-                                opened.close()
-                            opened = h5py.File(source, "r")
-                        num_env_steps += int(opened[group].attrs["total_steps"])
-                    opened.copy(group, file, name=f"episode_{number}")
-            finally:
-                if opened is not None:
-                    opened.close()
+        num_env_steps, main = 0, self._data / MAIN_FILE
+        with PatientFile(temporary, "w+b") as target:
+            with h5py.File(target, "w", libver=LAYOUT) as file, contextlib.ExitStack() as stack:
+                old = stack.enter_context(_opened(main)) if self._num_finished else None
+                for number in range(len(self)):
+                    if target.failure is None:
+                        with contextlib.nullcontext(old) if number < self._num_finished else _opened(self._waiting(number)) as source:
+                            num_env_steps += _copy_episode(source, f"episode_{number}" if source is old else GROUP, file, number)
+            if target.failure is not None:
+                raise target.failure
+            os.fsync(target.fileno())
         return num_env_steps
 
     def _metadata(self, num_env_steps: int, num_bytes: int) -> dict[str, Any]:
@@ -207,29 +190,51 @@ class MinariSink:
             self._lock.release()
 
 
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """What HDF5 cannot write, in a sentence: a full disk is an ``OSError`` of it, or something else when it notices late."""
-    with reported_as_data_error(path):
+class PatientFile(io.FileIO):
+    """A file that keeps its first failure to itself: after one that it is told of, such as a full disk, HDF5 ends the process when it closes."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        """All of the data, or as if."""
+        left = memoryview(data).cast("B")
+        num_bytes = len(left)
         try:
-            yield
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise OSError(str(error).split("\n", maxsplit=1)[0]) from error
+            while len(left) and self.failure is None:
+                left = left[super().write(left) or 0 :]
+        except OSError as error:
+            self.failure = error
+        return num_bytes
+
+    def truncate(self, size: int | None = None, /) -> int:
+        """To a size, or as if."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.failure = self.failure or error
+            return size or 0
 
 
-def _sync(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+def _opened(path: Path) -> h5py.File:
+    with reading(path):
+        return h5py.File(path, "r")
+
+
+def _copy_episode(source: h5py.File, group: str, target: h5py.File, number: int) -> int:
+    """Copy an episode as it is stored; returns its env steps."""
+    with reading(Path(source.filename)):
+        num_env_steps = int(source[group].attrs["total_steps"])
+        source.copy(group, target, name=f"episode_{number}")
+    return num_env_steps
 
 
 def _write_episode(group: h5py.Group, number: int, meta: DatasetMeta, episode: Episode) -> None:
     """An episode's arrays and attributes."""
     num_env_steps, observations = episode.num_env_steps, episode.observations
-    provenance = json.dumps(episode.provenance)
+    provenance = np.bytes_(json.dumps(episode.provenance).encode())
     ends = np.zeros(num_env_steps, bool)
     ends[-1] = True
-    attributes = {"id": number, "seed": episode.seed, "total_steps": num_env_steps, OWN_PROVENANCE: provenance}
-    group.attrs.update({**attributes, OWN_CHECK: zlib.crc32(provenance.encode())})
+    group.attrs.update({"id": number, "seed": episode.seed, "total_steps": num_env_steps, OWN_PROVENANCE: provenance})
     columns: dict[str, np.ndarray | None] = {"proprioception": observations.proprioception, "labels": episode.labels}
     columns |= {f"frames.{camera}": observations.frames[:, view] for view, camera in enumerate(meta.observation_spec.cameras)}
     arrays = {"/".join(map(str, name)): columns[column] for column, name in own_names(meta).items()}
