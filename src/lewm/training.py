@@ -88,7 +88,13 @@ def train(
     if not is_launched_outside:
         check_run(Path(out), resume=resume)  # before the work of opening the data
     # Bound as a partial, because Fabric refuses frozen dataclasses among the arguments that it passes to new processes.
-    settings: dict[str, Any] = {"data": Path(data), "base": None if base is None or resume else Path(base), "out": Path(out), "resume": resume, "command": command}
+    settings: dict[str, Any] = {
+        "data": Path(data),
+        "base": None if base is None or resume else Path(base),
+        "out": Path(out),
+        "resume": resume,
+        "command": command,
+    }
     fabric.launch(functools.partial(_train_on_rank, config=config, make_progress=progress, **settings))
     return Path(out)
 

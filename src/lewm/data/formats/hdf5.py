@@ -68,7 +68,7 @@ class Hdf5File:
             self._file = None
 
     def rows(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Rows [n] of a column, ascending and distinct: neighbours in one read, others one by one, which is much quicker than h5py's lists and strides."""
+        """Rows [n] of a column, ascending and distinct: neighbours in one read, others one by one: quicker than h5py's lists."""
         with self.reading(f"column {name!r}") as file:
             column = file[name]
             if len(rows) == 0:
