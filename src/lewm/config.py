@@ -188,6 +188,8 @@ class ObjectiveConfig:
     """pldm: weight of the squared distance between consecutive latents."""
     recovery_weight: float | None = None
     """pldm, inverse: weight of recovering the actions between two latents."""
+    reconstruction_weight: float | None = None
+    """reconstruct: weight of the squared error of decoded frames."""
     reward_weight: float | None = None
     """reward: weight of predicting each block's reward."""
     value_weight: float | None = None

@@ -200,6 +200,9 @@ OBJECTIVES = Table(
         "ema": Entry(target="lewm.objectives.baselines:EMAObjective", summary="prediction of a slowly following encoder's targets: BYOL, I-JEPA"),
         "vicreg": Entry(target="lewm.objectives.variance:VICRegObjective", summary="prediction + variance hinge + covariance penalty: VICReg"),
         "pldm": Entry(target="lewm.objectives.variance:PLDMObjective", summary="prediction and six more terms: PLDM"),
+        "reconstruct": Entry(
+            target="lewm.objectives.reconstruction:ReconstructionObjective", summary="prediction + decoding the frames: the generative way"
+        ),
         "inverse": Entry(target="lewm.objectives.baselines:InverseObjective", summary="prediction + recovering the actions, no regulariser"),
         "contrastive": Entry(target="lewm.objectives.contrastive:ContrastiveObjective", summary="InfoNCE between predicted and true next latents"),
         "reward": Entry(target="lewm.objectives.reward:RewardObjective", summary="consistency + reward and value prediction: the TD-MPC way"),

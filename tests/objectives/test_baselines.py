@@ -222,6 +222,15 @@ def test_the_target_value_follows_by_its_decay():
     torch.testing.assert_close(objective.target_value_head[0].weight, 0.75 * before + 0.25)
 
 
+def test_reconstruction_adds_the_error_of_the_decoded_frames():
+    objective = make("reconstruct", reconstruction_weight=3.0)
+    latents, predicted = latents_of(objective)
+    frames = objective.decoder(latents)
+    assert frames.shape == clip().observations.frames.shape
+    expected = mse(predicted, latents[:, 1:]) + 3 * mse(frames, clip().observations.frames / 255)
+    torch.testing.assert_close(objective(clip(), 0)[0], expected)
+
+
 def test_subspaces_are_compared_one_by_one():
     objective = make("sigreg-subspace", num_subspaces=3, weight=1.0)
     latents, _ = latents_of(objective)

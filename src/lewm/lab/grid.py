@@ -10,7 +10,7 @@ from lewm.config_files import from_dict, load_preset
 from lewm.errors import ConfigError
 from lewm.registry import OBJECTIVES, did_you_mean
 
-SEVEN = ("none", "stopgrad", "ema", "vicreg", "pldm", "lewm")
+SEVEN = ("none", "stopgrad", "ema", "vicreg", "pldm", "reconstruct", "lewm")
 """Run everywhere by default."""
 TUNING_SEED = 1000
 """Of the runs that settings are chosen by: none of those that are reported."""
@@ -44,6 +44,7 @@ TRIALS: dict[str, dict[str, Sequence[float]]] = {
     "vicreg": {"variance_weight": (1.0, 4.0), "covariance_weight": (0.04, 1.0), "learning_rate": (5e-4, 1e-3)},
     "pldm": {"variance_weight": (4.0, 18.0), "covariance_weight": (4.0, 12.0), "recovery_weight": (0.0, 1.0)},
     "ema": {"target_decay": (0.9, 0.99, 0.996, 0.999), "learning_rate": (5e-4, 1e-3)},
+    "reconstruct": {"reconstruction_weight": (1.0, 3.0, 10.0, 30.0), "learning_rate": (5e-4, 1e-3)},
     "inverse": {"recovery_weight": (0.1, 0.3, 1.0, 3.0), "learning_rate": (5e-4, 1e-3)},
     "contrastive": {"temperature": (0.03, 0.1, 0.3, 1.0), "learning_rate": (5e-4, 1e-3)},
     "reward": {"reward_weight": (0.3, 3.0), "value_weight": (0.03, 0.3), "learning_rate": (5e-4, 1e-3)},
