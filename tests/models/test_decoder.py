@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lewm.errors import ConfigError
-from lewm.models.decoder import LatentDecoder
+from lewm.models.decoder import LatentDecoder, default_patch_px
 from lewm.schema import ObservationSpec
 
 
@@ -33,3 +33,15 @@ def test_each_latent_is_drawn_as_its_own_frame_with_every_pixel_in_its_place():
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 0.002  # of a variance of 0.083
+
+
+@pytest.mark.parametrize(("height", "width", "patch_px"), [(224, 224, 16), (64, 64, 8), (210, 160, 10), (96, 64, 8), (7, 11, 1)])
+def test_a_patch_is_an_eighth_of_the_shorter_side_at_most_16_px_and_divides_both(height, width, patch_px):
+    assert default_patch_px(ObservationSpec(height_px=height, width_px=width)) == patch_px
+
+
+def test_a_decoder_with_a_background_draws_nothing_else_at_first():
+    decoder = LatentDecoder(6, ObservationSpec(height_px=16, width_px=16), has_background=True)
+    with torch.no_grad():
+        decoder.background.fill_(0.25)
+        assert torch.equal(decoder(torch.randn(3, 6, generator=torch.Generator().manual_seed(0))), torch.full((3, 1, 16, 16, 3), 0.25))
