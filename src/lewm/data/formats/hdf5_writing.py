@@ -4,6 +4,7 @@ Axes: n row, N env step, V view (here: camera), Y X image, P proprioception, a e
 """
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -17,7 +18,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 
-from lewm.data.durable import TEMPORARY_PREFIX, DirectoryLock, recover_directories, reported_as_data_error, sync_directory
+from lewm.data.durable import TEMPORARY_PREFIX, DirectoryLock, recover_directories, reported_as_data_error, sync_directory, write_atomically
 from lewm.data.formats.hdf5_files import Hdf5File, dataset_at
 from lewm.data.formats.hdf5_note import camera_columns, read_note, write_note, write_provenance
 from lewm.data.layout import DISCRETE_ACTION_PADDING, DatasetMeta
@@ -26,12 +27,14 @@ from lewm.errors import DataError
 from lewm.schema import Episode
 
 logger = logging.getLogger(__name__)
-PART_BYTES = 256 * 2**20
-"""Decoded bytes of a part: so much, at least one episode, is lost when a writer is killed."""
+PART_BYTES = 64 * 2**20
+"""Decoded bytes of a part, at least one episode: so much is held in memory, and lost when a writer is killed."""
 PARTS_SUFFIX = ".parts"
 ROWS_PER_CHUNK = 1000
 """Of the small columns; frames have one row per chunk, so that reading one decodes one."""
 COPY_ROWS = 2**16
+MEMORY_BLOCK_BYTES = 2**22
+SPARE_BYTES = 2**24
 NAN = np.float32("nan")
 
 
@@ -78,8 +81,7 @@ class Hdf5Sink:
         number = len(self)
         with _reported(self._path):
             if self._part is None:
-                temporary = self._directory / f"{TEMPORARY_PREFIX}{len(self._pieces):05d}.h5"
-                self._part = _Part(temporary, self._meta)
+                self._part = _Part(self._meta)
             self._part.append(episode, number)
             if self._part.num_rows * self._meta.row_bytes >= PART_BYTES:
                 self._finish_part()
@@ -104,8 +106,7 @@ class Hdf5Sink:
         if kind is None:
             self.close()
             return
-        if self._part is not None:
-            self._part.drop()
+        self._part = None
         self._lock.release()
 
     def _whole_pieces(self) -> list[_Piece]:
@@ -143,11 +144,9 @@ class Hdf5Sink:
     def _finish_part(self) -> None:
         assert self._part is not None
         part, self._part = self._part, None
-        part.finish()
-        final = self._directory / f"{len(self._pieces):05d}.h5"
-        os.replace(part.path, final)
-        sync_directory(self._directory)
-        self._pieces.append(_Piece(final, len(part.lengths), part.num_rows))
+        path = self._directory / f"{len(self._pieces):05d}.h5"
+        write_atomically(path, part.finish())
+        self._pieces.append(_Piece(path, len(part.lengths), part.num_rows))
 
     def _join(self) -> None:
         paths = [piece.path for piece in self._pieces]
@@ -163,14 +162,15 @@ class Hdf5Sink:
 
 
 class _Part:
-    """One HDF5 file that is being written."""
+    """One HDF5 file that is being made in memory: HDF5 cannot let go of a file that a full disk refuses to take."""
 
-    def __init__(self, path: Path, meta: DatasetMeta) -> None:
-        self.path, self._meta = path, meta
+    def __init__(self, meta: DatasetMeta) -> None:
+        self._meta = meta
         self.lengths: list[int] = []
         self.num_rows = 0
         self._provenance: list[dict[str, Any]] = []
-        self._file = _new_file(path, meta)
+        self._file = h5py.File("part", "w", libver="latest", driver="core", backing_store=False, block_size=MEMORY_BLOCK_BYTES)
+        _create_columns(self._file, meta)
 
     def append(self, episode: Episode, number: int) -> None:
         """Add an episode, ``number`` of the whole file."""
@@ -184,17 +184,13 @@ class _Part:
         self.num_rows += num_rows
         self._provenance.append(episode.provenance)
 
-    def finish(self) -> None:
-        """Write what says where episodes begin, and put everything on the disk."""
+    def finish(self) -> bytes:
+        """The whole file."""
         _write_episodes(self._file, self.lengths, self._provenance)
+        self._file.flush()
+        image: bytes = self._file.id.get_file_image()
         self._file.close()
-        _sync(self.path)
-
-    def drop(self) -> None:
-        """Give it up."""
-        with contextlib.suppress(OSError, RuntimeError):  # a full disk refuses to take what is left in memory
-            self._file.close()
-        self.path.unlink(missing_ok=True)
+        return image
 
 
 def episode_columns(meta: DatasetMeta, episode: Episode, number: int) -> dict[str, np.ndarray]:
@@ -216,9 +212,8 @@ def episode_columns(meta: DatasetMeta, episode: Episode, number: int) -> dict[st
     return found
 
 
-def _new_file(path: Path, meta: DatasetMeta) -> h5py.File:
-    """A file with the columns of ``meta``, empty."""
-    file = h5py.File(path, "w", libver="latest")
+def _create_columns(file: h5py.File, meta: DatasetMeta) -> None:
+    """Give a new file the columns of ``meta``, empty, and the note."""
     spec, columns = meta.observation_spec, meta.columns
     # zstd 1 without shuffling: bytes of pixels have none to shuffle, and higher levels take far longer for a few percent.
     compressed = {"chunks": (1, spec.height_px, spec.width_px, 3), "fletcher32": True, **hdf5plugin.Blosc(cname="zstd", clevel=1, shuffle=0)}
@@ -231,7 +226,6 @@ def _new_file(path: Path, meta: DatasetMeta) -> h5py.File:
     for column, (dtype, shape) in small.items():
         file.create_dataset(column, (0, *shape), dtype, maxshape=(None, *shape), chunks=(ROWS_PER_CHUNK, *shape), fletcher32=True)
     write_note(file, meta)
-    return file
 
 
 def _write_episodes(file: h5py.File, lengths: Sequence[int], provenance: Sequence[dict[str, Any]]) -> None:
@@ -246,7 +240,9 @@ def _join_files(sources: Sequence[Path], target: Path, meta: DatasetMeta) -> Non
     lengths: list[int] = []
     provenance: list[dict[str, Any]] = []
     frames = set(camera_columns(meta.observation_spec.cameras).values())
-    with _new_file(target, meta) as joined:
+    _check_room(sum(source.stat().st_size for source in sources), target)
+    with h5py.File(target, "w", libver="latest") as joined:
+        _create_columns(joined, meta)
         for source in sources:
             with h5py.File(source, "r") as file:
                 note = read_note(file)
@@ -258,7 +254,14 @@ def _join_files(sources: Sequence[Path], target: Path, meta: DatasetMeta) -> Non
                 lengths += file["ep_len"][:].tolist()
                 provenance += note.provenance
         _write_episodes(joined, lengths, provenance)
-    _sync(target)
+    with open(target, "rb") as written:
+        os.fsync(written.fileno())
+
+
+def _check_room(num_bytes: int, target: Path) -> None:
+    """``OSError`` now unless the disk has room: HDF5 would go on about it for every object in the file."""
+    if shutil.disk_usage(target.parent).free < num_bytes + SPARE_BYTES:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: joining the parts takes {num_bytes / 1e9:.1f} GB")
 
 
 def _copy_chunks(source: h5py.Dataset, target: h5py.Dataset, first: int) -> None:
@@ -274,11 +277,6 @@ def _copy_rows(source: h5py.Dataset, target: h5py.Dataset, first: int) -> None:
     for start in range(0, source.shape[0], COPY_ROWS):
         values = source[start : start + COPY_ROWS]
         target[first + start : first + start + len(values)] = values
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
