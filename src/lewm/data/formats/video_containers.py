@@ -27,14 +27,15 @@ def check_not_cut_off(path: Path) -> None:
 
 def _riff_end(file: BinaryIO, size: int) -> int:
     """AVI: one RIFF chunk after the other. A size of 0 was never filled in and says nothing."""
-    end = 0
-    while end + 8 <= size:
-        file.seek(end)
+    start = end = 0
+    while start + 8 <= size:
+        file.seek(start)
         name, length = file.read(4), int.from_bytes(file.read(4), "little")
         if name != b"RIFF" or length == 0:
             break
-        end += 8 + length + length % 2
-    return min(end, size) if end == size + 1 else end  # the last byte of padding may be missing
+        end = start + 8 + length
+        start = end + length % 2  # padding, which may be missing at the end
+    return end
 
 
 def _mp4_end(file: BinaryIO, size: int) -> int:
