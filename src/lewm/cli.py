@@ -20,6 +20,8 @@ VERBS = {
     "verify": ("lewm.commands.evaluate", "replay a result file in the simulator and recompute every number in it"),
     "compare": ("lewm.commands.evaluate", "the success of several training seeds on the same pairs, with one interval"),
     "report": ("lewm.commands.demo", "one self-contained HTML page about a run"),
+    "push": ("lewm.commands.hub", "upload a run, checkpoint or dataset to the Hugging Face hub"),
+    "pull": ("lewm.commands.hub", "download and verify what push uploaded"),
     "bench": ("lewm.commands.bench", "measure speed against a plain reference in the same run"),
 }
 """Verb -> (module with a function of the verb's name, one line of help)."""
