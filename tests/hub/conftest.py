@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small import TINY
+from small_config import TINY
 from stub_hub import TOKEN, StubHub
 
 from lewm.data.collect import collect

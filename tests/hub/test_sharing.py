@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small import TINY
+from small_config import TINY
 from stub_hub import READER, TOKEN, StubHub
 
 import lewm
