@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from lewm.commands.parsing import parse, say, show
+from lewm.commands.parsing import parse, refresh_card, say, show
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ def demo(words: Sequence[str]) -> None:
     from lewm.demo import run_demo
 
     page = run_demo(arguments.out, seed=arguments.seed, say=say, training_progress=TrainingBar)
+    for directory in (arguments.out, arguments.out / "data"):
+        refresh_card(directory)
     show(f"report: {page}")
 
 
