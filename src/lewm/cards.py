@@ -64,7 +64,7 @@ def model_card(path: Path, repo_id: str) -> str:
         "world": f"{world}{_options(env.get('options'))}",
     }
     parts = [
-        _front_matter({"library_name": "lewm", "tags": ["lewm", "world-model", "jepa", "leworldmodel", "planning", world]}),
+        _front_matter({"library_name": "lewm", "tags": ["lewm", "world-model", "jepa", "leworldmodel", "planning", *_tag(env)]}),
         f"# LeWorldModel: {world}",
         "A world model trained end to end from raw pixels and actions, without rewards: it predicts the next latent, and a planner searches its"
         " predictions for actions that lead to a goal image (LeWorldModel, arXiv 2603.19312). This page was generated from the files beside it.",
@@ -104,7 +104,7 @@ def dataset_card(path: Path, repo_id: str) -> str:
     }
     columns = {name: f"{column['dtype']} {column['shape']} per row" for name, column in about["columns"].items()}
     parts = [
-        _front_matter({"tags": ["lewm", "world-model", "robotics", world], "viewer": False}),
+        _front_matter({"tags": ["lewm", "world-model", *_tag(env)], "viewer": False}),
         f"# Episodes of {world}",
         "Frames and actions for training a world model from pixels, in the native format of lewm: sharded, memory-mapped, checksummed `.npy` columns."
         " This page was generated from the files beside it.",
@@ -194,6 +194,11 @@ def _model_limits(world: str, description: Mapping[str, Any]) -> tuple[str, ...]
 def _front_matter(values: Mapping[str, Any]) -> str:
     """YAML, in which every JSON value is valid."""
     return "\n".join(["---", *(f"{name}: {json.dumps(value)}" for name, value in values.items()), "---"])
+
+
+def _tag(env: Mapping[str, Any]) -> list[str]:
+    """The world as a tag of the hub."""
+    return [str(env["name"]).replace("/", "-")] if env.get("name") else []
 
 
 def _code(language: str, text: str) -> str:
