@@ -186,7 +186,7 @@ def _printed(result: dict[str, Any]) -> str:
 def _model_limits(world: str, description: Mapping[str, Any]) -> tuple[str, ...]:
     repeat = description["action_spec"].get("action_repeat", 1)
     return (
-        f"It knows one world, {world}, at this frame size, from these cameras, with these actions (action repeat {repeat}); elsewhere it is untested.",
+        f"It knows one world, {world}, at this frame size, from these cameras, with these actions (repeat {repeat}); elsewhere it is untested.",
         "Rates are those of one training seed. Their intervals cover the draw of start/goal pairs, not the draw of the seed.",
         "Success is measured on goals from fresh episodes, under the protocol named with it, and is not comparable with tables of other protocols.",
         "A plan is as good as model and search: it can fail, without notice, where the data did not go. Do not let it move hardware unsupervised.",
