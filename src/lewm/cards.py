@@ -64,7 +64,7 @@ def model_card(path: Path, repo_id: str) -> str:
         "world": f"{world}{_options(env.get('options'))}",
     }
     parts = [
-        _front_matter({"library_name": "lewm", "tags": ["lewm", "world-model", "jepa", "leworldmodel", "planning", world]}),
+        _front_matter({"library_name": "lewm", "tags": ["lewm", "world-model", "jepa", "leworldmodel", "planning", *_tag(env)]}),
         f"# LeWorldModel: {world}",
         "A world model trained end to end from raw pixels and actions, without rewards: it predicts the next latent, and a planner searches its"
         " predictions for actions that lead to a goal image (LeWorldModel, arXiv 2603.19312). This page was generated from the files beside it.",
@@ -87,10 +87,40 @@ def model_card(path: Path, repo_id: str) -> str:
 def dataset_card(path: Path, repo_id: str) -> str:
     """The text of a dataset's card, without the mark."""
     about = describe_dataset(path)
-    env, policy, provenance = about["env"], about["policy"], about["provenance"]
-    world = str(env.get("name") or "recordings without a simulator")
-    lengths = about["episode_env_steps"]
-    facts = {
+    env, provenance = about["env"], about["provenance"]
+    world, actor = str(env.get("name") or "recordings without a simulator"), str(about["policy"].get("name", "this policy"))
+    columns = {name: f"{column['dtype']} {column['shape']} per row" for name, column in about["columns"].items()}
+    parts = [
+        _front_matter({"tags": ["lewm", "world-model", *_tag(env)], "viewer": False}),
+        f"# Episodes of {world}",
+        "Frames and actions for training a world model from pixels, in the native format of lewm: sharded, memory-mapped, checksummed `.npy` columns."
+        " This page was generated from the files beside it.",
+        "## Load",
+        _code("bash", f"pip install 'lewm[hub]'\nlewm pull {repo_id} DIR\nlewm info DIR --verify\nlewm train --data DIR --preset laptop --out RUN"),
+        _code("python", 'import lewm\n\nstore = lewm.EpisodeStore("DIR")\nepisode = store.episode(0)  # observations, actions, labels'),
+        "## Content",
+        _table(_dataset_facts(about, world)),
+        "A row is an observation; an action stands in the row where its transition starts, so the last row of an episode has none.",
+        _table(columns),
+        "## How it was made",
+        _code("text", str(provenance.get("command") or "written from Python, no command recorded")),
+        "## Limits",
+        _bullets(
+            (
+                f"It shows what `{actor}` does in this world: what it never does, a model of the data never sees.",
+                "Labels are the simulator's truth, for probes and success predicates. LeWorldModel trains on frames and actions alone.",
+                "The data hash names the content and does not vouch for this page. `lewm info DIR --verify` checks the files against it.",
+            )
+        ),
+        "## Versions",
+        _table(dict(provenance.get("versions", {})) or {"lewm": "unknown"}),
+    ]
+    return "\n\n".join(parts) + "\n\n"
+
+
+def _dataset_facts(about: Mapping[str, Any], world: str) -> dict[str, str]:
+    env, policy, lengths = about["env"], about["policy"], about["episode_env_steps"]
+    return {
         "world": f"{world}{_options(env.get('options'))}, version {env.get('version', 'unknown')}",
         "who acted": f"{policy.get('name', 'unknown')}{_options(policy.get('options'))}",
         "episodes": f"{about['num_episodes']:,}, of {lengths['min']} to {lengths['max']} env steps (mean {lengths['mean']:g})",
@@ -102,33 +132,6 @@ def dataset_card(path: Path, repo_id: str) -> str:
         "collection": _options(about["collection"]).strip() or "unknown",
         "data hash": f"`{about['dataset_sha256']}`",
     }
-    columns = {name: f"{column['dtype']} {column['shape']} per row" for name, column in about["columns"].items()}
-    parts = [
-        _front_matter({"tags": ["lewm", "world-model", "robotics", world], "viewer": False}),
-        f"# Episodes of {world}",
-        "Frames and actions for training a world model from pixels, in the native format of lewm: sharded, memory-mapped, checksummed `.npy` columns."
-        " This page was generated from the files beside it.",
-        "## Load",
-        _code("bash", f"pip install 'lewm[hub]'\nlewm pull {repo_id} DIR\nlewm info DIR --verify\nlewm train --data DIR --preset laptop --out RUN"),
-        _code("python", 'import lewm\n\nstore = lewm.EpisodeStore("DIR")\nepisode = store.episode(0)  # observations, actions, labels'),
-        "## Content",
-        _table(facts),
-        "A row is an observation; an action stands in the row where its transition starts, so the last row of an episode has none.",
-        _table(columns),
-        "## How it was made",
-        _code("text", str(provenance.get("command") or "written from Python, no command recorded")),
-        "## Limits",
-        _bullets(
-            (
-                f"It shows what `{policy.get('name', 'this policy')}` does in this world: what it never does, a model of the data never sees.",
-                "Labels are the simulator's truth, for probes and success predicates. LeWorldModel trains on frames and actions alone.",
-                "The data hash names the content; not that the content is what this page calls it. `lewm info DIR --verify` checks the files.",
-            )
-        ),
-        "## Versions",
-        _table(dict(provenance.get("versions", {})) or {"lewm": "unknown"}),
-    ]
-    return "\n\n".join(parts) + "\n\n"
 
 
 def _recipe(config: Mapping[str, Any], observation_spec: Mapping[str, Any], action_spec: Mapping[str, Any]) -> dict[str, str]:
@@ -183,7 +186,7 @@ def _printed(result: dict[str, Any]) -> str:
 def _model_limits(world: str, description: Mapping[str, Any]) -> tuple[str, ...]:
     repeat = description["action_spec"].get("action_repeat", 1)
     return (
-        f"It knows one world, {world}, at this frame size, from these cameras, with these actions (action repeat {repeat}): else it is untested.",
+        f"It knows one world, {world}, at this frame size, from these cameras, with these actions (repeat {repeat}); elsewhere it is untested.",
         "Rates are those of one training seed. Their intervals cover the draw of start/goal pairs, not the draw of the seed.",
         "Success is measured on goals from fresh episodes, under the protocol named with it, and is not comparable with tables of other protocols.",
         "A plan is as good as model and search: it can fail, without notice, where the data did not go. Do not let it move hardware unsupervised.",
@@ -194,6 +197,11 @@ def _model_limits(world: str, description: Mapping[str, Any]) -> tuple[str, ...]
 def _front_matter(values: Mapping[str, Any]) -> str:
     """YAML, in which every JSON value is valid."""
     return "\n".join(["---", *(f"{name}: {json.dumps(value)}" for name, value in values.items()), "---"])
+
+
+def _tag(env: Mapping[str, Any]) -> list[str]:
+    """The world as a tag of the hub."""
+    return [str(env["name"]).replace("/", "-")] if env.get("name") else []
 
 
 def _code(language: str, text: str) -> str:

@@ -193,6 +193,15 @@ def test_an_environment_that_begins_again_gets_a_new_plan_and_the_others_keep_th
     np.testing.assert_array_equal(policy._state.env_step, [2, 1])
 
 
+def test_a_world_that_was_reset_as_a_whole_begins_again(agent):
+    policy = PolicyForSwm(agent)
+    policy.set_env(SimpleNamespace(num_envs=2, single_action_space=spaces.Box(-1, 1, (2,)), action_space=spaces.Box(-1, 1, (2, 2))))
+    pixels = np.zeros((2, 1, SIZE_PX, SIZE_PX, 3), np.uint8)
+    for step in (0, 1, 0):
+        policy.get_action({"pixels": pixels, "goal": pixels, "step_idx": np.full((2, 1), step)})
+    np.testing.assert_array_equal(policy._state.env_step, [1, 1])
+
+
 def test_an_environment_that_is_over_does_nothing(agent):
     policy = PolicyForSwm(agent)
     policy.set_env(SimpleNamespace(num_envs=2, single_action_space=spaces.Box(-1, 1, (2,)), action_space=spaces.Box(-1, 1, (2, 2))))
@@ -231,6 +240,13 @@ def test_actions_outside_the_bounds_are_clipped():
     policy = SimpleNamespace(set_env=lambda env: None, get_action=lambda info: np.full((1, 2), 7.0))
     actions, _ = act_once(policy)
     np.testing.assert_array_equal(actions, [[1.0, 1.0]])
+
+
+def test_choices_of_a_discrete_world_stay_whole_numbers():
+    given = []
+    policy = SimpleNamespace(set_env=given.append, get_action=lambda info: np.array([2]))
+    actions, _ = act_once(policy, ActionSpec(kind="discrete", num_choices=3))
+    assert (actions.dtype, actions.tolist(), given[0].action_space) == (np.int64, [2], spaces.MultiDiscrete([3]))
 
 
 @pytest.mark.parametrize(("given", "complaint"), [(np.full((1, 2), np.nan), "NaN or infinity"), (np.zeros((1, 3)), r"must return \[1, 2\]")])
@@ -311,9 +327,9 @@ def dot_px(frames):
     return np.stack([(redness.sum(1) * centres).sum(1) / total, (redness.sum(2) * centres).sum(1) / total], -1)
 
 
-def act_once(policy):
+def act_once(policy, spec=ACTIONS):
     frames = Observation(np.zeros((1, 1, 4, 4, 3), np.uint8))
-    bridge = PolicyFromSwm(lambda: policy, ACTIONS)
+    bridge = PolicyFromSwm(lambda: policy, spec)
     return bridge.act(frames, bridge.reset(frames, [0]))
 
 

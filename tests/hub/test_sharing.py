@@ -19,7 +19,7 @@ import lewm
 from lewm.cards import CARD_FILE
 from lewm.checkpoint import checkpoint_sha256, find_checkpoint, list_checkpoints
 from lewm.cli import main
-from lewm.errors import CheckpointError, DataError, HubError
+from lewm.errors import CheckpointError, DataError, HubError, MissingExtraError
 from lewm.hub import HubAddress, contents_of, pull, push
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -232,6 +232,12 @@ def test_a_name_of_both_a_model_and_a_dataset_is_refused(run, dataset, address, 
     push(dataset, "me/both", address=address)
     with pytest.raises(HubError, match="both a model and a dataset"):
         pull("me/both", tmp_path / "copy", address=address)
+
+
+def test_without_the_extra_the_sentence_names_it(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'lewm\[hub\]'"):
+        pull("me/model", tmp_path / "copy")
 
 
 def test_a_push_without_a_token_says_how_to_get_one(run, stub, monkeypatch, tmp_path):

@@ -34,8 +34,9 @@ def demo(words: Sequence[str]) -> None:
     from lewm.demo import run_demo
 
     page = run_demo(arguments.out, seed=arguments.seed, say=say, training_progress=TrainingBar)
-    for directory in (arguments.out, arguments.out / "data"):
-        refresh_card(directory)
+    refresh_card(arguments.out)
+    if (arguments.out / "data").exists():  # a finished demo may have been relieved of it
+        refresh_card(arguments.out / "data")
     show(f"report: {page}")
 
 
