@@ -212,6 +212,19 @@ def test_options_choose_columns(tmp_path: Path, columns: dict[str, np.ndarray]) 
     np.testing.assert_array_equal(store.episode(1).labels[:, 0], np.arange(4.0, 9))
 
 
+def test_options_choose_cameras(tmp_path: Path, rich_meta: DatasetMeta) -> None:
+    write(tmp_path / "d.h5", rich_meta, [rich_episode(0)])
+    store = open_store(tmp_path / "d.h5", options={"cameras": "wrist"})
+    assert store.observation_spec.cameras == ("wrist",)
+    np.testing.assert_array_equal(store.episode(0).observations.frames, rich_episode(0).observations.frames[:, 1:])
+
+
+def test_a_file_that_says_itself_what_is_what_is_not_told_otherwise(tmp_path: Path, rich_meta: DatasetMeta) -> None:
+    write(tmp_path / "d.h5", rich_meta, [rich_episode(0)])
+    with pytest.raises(ConfigError, match="says itself what is what; leave out proprioception, labels and rewards"):
+        open_store(tmp_path / "d.h5", options={"labels": "none"})
+
+
 def test_rewards_can_stand_where_their_transition_starts(tmp_path: Path, columns: dict[str, np.ndarray]) -> None:
     columns["reward"] = np.roll(columns["reward"], -1)
     store = open_store(save(tmp_path / "d.h5", columns), options={"rewards": "departure"})
@@ -413,7 +426,8 @@ def test_missing_actions_become_zero_if_asked_for(tmp_path: Path, columns: dict[
     [
         ({"missing_actions": "skip"}, "missing_actions must be one of refuse, zero"),
         ({"rewards": "later"}, "rewards must be one of arrival, departure"),
-        ({"labels": "sate"}, "no column 'sate'. Did you mean 'state'"),
+        ({"cameras": "side"}, "has no 'side'. Known: top"),
+        ({"labels": "sate"}, "has no 'sate'. Did you mean 'state'"),
         ({"camera": "top"}, "unknown option 'camera'"),
     ],
 )

@@ -62,17 +62,19 @@ class Roles:
 class Hdf5Reader(EpisodeReader):
     """Episodes of one flat HDF5 file. Opening reads the small columns once, block by block; memory grows with the number of episodes."""
 
-    def __init__(self, path: Path, *, proprioception: str, labels: str | None, rewards: str, missing_actions: str) -> None:
+    def __init__(self, path: Path, *, cameras: str | None, proprioception: str, labels: str | None, rewards: str, missing_actions: str) -> None:
         if rewards not in REWARD_PLACES:
             raise ConfigError(f"rewards must be one of {', '.join(REWARD_PLACES)}, got {rewards!r}")
         self.path = path
         self._missing = check_missing_actions(missing_actions)
         self._reward_shift = int(rewards == "arrival")
-        self._options = json.dumps([proprioception, labels, rewards, missing_actions])
+        self._options = json.dumps([cameras, proprioception, labels, rewards, missing_actions])
         self._file = Hdf5File(path)
         with self._file.opening() as file:
             self._note = read_note(file)
-            self._roles = _roles(file, self._note, proprioception, labels)
+            if self._note is not None and (proprioception, labels, rewards) != ("proprio", None, "arrival"):
+                raise ConfigError(f"{str(path)!r} was written by lewm and says itself what is what; leave out proprioception, labels and rewards")
+            self._roles = _roles(file, self._note, cameras, proprioception, labels)
             datasets = {name: dataset_at(file, name) for name in self._roles.columns}
             num_rows = _common_length(datasets, path)
             self._layouts = _layouts(self._roles, datasets, path)
@@ -119,7 +121,8 @@ class Hdf5Reader(EpisodeReader):
         provenance = {"source": str(self.path), "format": "hdf5", "columns_left_out": list(self._roles.left_out)}
         if self._note is not None:
             _check_note(self._note, datasets, self._layouts, self._roles, self.path)
-            return dataclasses.replace(self._note.meta, provenance=provenance)
+            seen = dataclasses.replace(self._note.meta.observation_spec, cameras=tuple(self._roles.cameras))
+            return dataclasses.replace(self._note.meta, observation_spec=seen, provenance=provenance)
         height_px, width_px = same_size(self._layouts, str(self.path))
         names = {name: number_names(name, dataset.shape) for name, dataset in datasets.items()}
         return DatasetMeta(
@@ -182,15 +185,23 @@ class Hdf5Format(Format):
 
     @staticmethod
     def open(
-        path: Path, *, proprioception: str = "proprio", labels: str | None = None, rewards: str = "arrival", missing_actions: str = "refuse"
+        path: Path,
+        *,
+        cameras: str | None = None,
+        proprioception: str = "proprio",
+        labels: str | None = None,
+        rewards: str = "arrival",
+        missing_actions: str = "refuse",
     ) -> ForeignStore:
         """The file at ``path``.
 
-        ``proprioception`` and ``labels`` name columns, separated by commas, or ``none``; by default labels are all columns of numbers that are
-        nothing else. ``rewards``: in the row that a transition leads to (``arrival``, stable-worldmodel's way) or starts from (``departure``).
+        ``cameras`` are some of the file's, all by default; ``proprioception`` and ``labels`` name columns, or ``none``: several with commas between.
+        By default labels are all columns of numbers that are nothing else. ``rewards``: in the row that a transition leads to (``arrival``, stable-worldmodel's way) or starts from (``departure``).
         ``missing_actions``: ``refuse`` NaN inside an episode or read it as ``zero``.
         """
-        return ForeignStore(Hdf5Reader(path, proprioception=proprioception, labels=labels, rewards=rewards, missing_actions=missing_actions))
+        return ForeignStore(
+            Hdf5Reader(path, cameras=cameras, proprioception=proprioception, labels=labels, rewards=rewards, missing_actions=missing_actions)
+        )
 
     @staticmethod
     def create(path: Path, meta: DatasetMeta, *, resume: bool) -> EpisodeSink:
@@ -198,9 +209,11 @@ class Hdf5Format(Format):
         return Hdf5Sink(path, meta, resume=resume)
 
 
-def _roles(file: h5py.File, note: Note | None, proprioception: str, labels: str | None) -> Roles:
+def _roles(file: h5py.File, note: Note | None, wanted: str | None, proprioception: str, labels: str | None) -> Roles:
     names = [name for name in file if name not in EPISODE_COLUMNS]
     cameras = camera_columns(note.meta.observation_spec.cameras) if note else _cameras(names, file.filename)
+    if wanted is not None:
+        cameras = {camera: cameras[camera] for camera in _chosen(wanted, list(cameras), file.filename)}
     if note:
         proprioception = "proprio" if note.meta.observation_spec.proprioception else "none"
         labels = "state" if note.meta.label_names else "none"
@@ -245,7 +258,7 @@ def _chosen(words: str, names: list[str], where: str) -> tuple[str, ...]:
     chosen = tuple(dict.fromkeys(word.strip() for word in words.split(",")))
     for name in chosen:
         if name not in names:
-            raise ConfigError(f"{where!r} has no column {name!r}.{did_you_mean(name, names)}")
+            raise ConfigError(f"{where!r} has no {name!r}.{did_you_mean(name, names)}")
     return chosen
 
 
