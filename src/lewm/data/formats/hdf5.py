@@ -196,8 +196,8 @@ class Hdf5Format(Format):
         """The file at ``path``.
 
         ``cameras`` are some of the file's, all by default; ``proprioception`` and ``labels`` name columns, or ``none``: several with commas between.
-        By default labels are all columns of numbers that are nothing else. ``rewards``: in the row that a transition leads to (``arrival``, stable-worldmodel's way) or starts from (``departure``).
-        ``missing_actions``: ``refuse`` NaN inside an episode or read it as ``zero``.
+        By default labels are all columns of numbers that are nothing else. ``rewards`` stand in the row that a transition leads to (``arrival``,
+        stable-worldmodel's way) or starts from (``departure``). ``missing_actions``: ``refuse`` NaN inside an episode or read it as ``zero``.
         """
         return ForeignStore(
             Hdf5Reader(path, cameras=cameras, proprioception=proprioception, labels=labels, rewards=rewards, missing_actions=missing_actions)
