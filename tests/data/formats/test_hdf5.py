@@ -9,7 +9,6 @@ last, ``terminated`` in the second episode.
 
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 import resource
@@ -28,7 +27,7 @@ import numpy as np
 import pytest
 from flat_files import as_native, assert_same_clips, assert_same_episode
 
-from lewm.data.formats import hdf5_writing
+from lewm.data.formats import hdf5_writing, own_metadata
 from lewm.data.formats.hdf5 import Hdf5Format
 from lewm.data.formats.hdf5_files import take_rows
 from lewm.data.formats.store import ForeignStore, open_store
@@ -210,6 +209,32 @@ def test_options_choose_columns(tmp_path: Path, columns: dict[str, np.ndarray]) 
     assert store.observation_spec.proprioception == ("state_0", "state_1", "state_2")
     assert store.label_names == ("effort", "proprio_0", "proprio_1")
     np.testing.assert_array_equal(store.episode(1).labels[:, 0], np.arange(4.0, 9))
+
+
+def test_options_come_before_what_a_file_says_itself(tmp_path: Path, rich_meta: DatasetMeta) -> None:
+    write(tmp_path / "d.h5", rich_meta, [rich_episode(0)])
+    store = open_store(tmp_path / "d.h5", options={"frames": "pixels.wrist", "proprioception": "", "labels": "proprio,state"})
+    assert store.observation_spec.cameras == ("wrist",)
+    assert store.observation_spec.proprioception == ()
+    assert store.label_names == ("proprio_0", "proprio_1", "state_0")
+    np.testing.assert_array_equal(store.episode(0).observations.frames, rich_episode(0).observations.frames[:, 1:])
+
+
+def test_frames_may_be_called_otherwise(tmp_path: Path, columns: dict[str, np.ndarray]) -> None:
+    columns["rgb.left"] = columns.pop("pixels")
+    with pytest.raises(DataError, match="name it with --option frames=COLUMN"):
+        open_store(save(tmp_path / "d.h5", columns))
+    assert open_store(tmp_path / "d.h5", options={"frames": "rgb.left"}).observation_spec.cameras == ("rgb_left",)
+
+
+def test_floats_are_choices_if_somebody_says_so(tmp_path: Path, columns: dict[str, np.ndarray]) -> None:
+    columns["action"] = np.array([0, 1, 2, np.nan, 1, 3, 0, 0, np.nan], np.float32)
+    path = save(tmp_path / "d.h5", columns)
+    store = open_store(path, options={"num_choices": 6})
+    assert store.action_spec == ActionSpec(kind="discrete", num_choices=6)
+    np.testing.assert_array_equal(store.reader.rows("actions", 1, np.arange(5)), [1, 3, 0, 0, -1])
+    with pytest.raises(DataError, match="actions are not all among 0 to 2"):
+        open_store(path, options={"num_choices": 3})
 
 
 def test_rewards_can_stand_where_their_transition_starts(tmp_path: Path, columns: dict[str, np.ndarray]) -> None:
@@ -397,7 +422,7 @@ def test_labels_that_are_not_finite_are_refused_when_they_are_read(tmp_path: Pat
     columns["state"][5, 1] = np.nan
     store = open_store(save(tmp_path / "d.h5", columns))
     store.episode(0)
-    with pytest.raises(DataError, match=r"episode 1, row 1 of column 'state' is not finite; .* --option labels=none"):
+    with pytest.raises(DataError, match=r"episode 1, row 1 of column 'state' is not finite; .* --option labels=$"):
         store.episode(1)
 
 
@@ -413,6 +438,7 @@ def test_missing_actions_become_zero_if_asked_for(tmp_path: Path, columns: dict[
     [
         ({"missing_actions": "skip"}, "missing_actions must be one of refuse, zero"),
         ({"rewards": "later"}, "rewards must be one of arrival, departure"),
+        ({"num_choices": "many"}, "num_choices must be 0 or a whole number of at least 2, got 'many'"),
         ({"labels": "sate"}, "no column 'sate'. Did you mean 'state'"),
         ({"camera": "top"}, "unknown option 'camera'"),
     ],
@@ -449,21 +475,19 @@ def test_objects_are_not_frames(tmp_path: Path, columns: dict[str, np.ndarray]) 
         open_store(tmp_path / "d.h5")
 
 
-@pytest.mark.parametrize(
-    "note", ["{", "[]", json.dumps({"format": 2, "meta": {}}), json.dumps({"format": 1, "meta": {"action_spec": {"kind": "odd"}}})]
-)
-def test_attributes_that_say_something_else_are_refused(tmp_path: Path, meta: DatasetMeta, new_episode: NewEpisode, note: str) -> None:
+@pytest.mark.parametrize(("name", "value"), [("lewm", "{"), ("lewm", "[]"), ("lewm", 3), ("lewm_provenance", "{}"), ("lewm_provenance", "[1]")])
+def test_attributes_that_say_something_else_are_refused(tmp_path: Path, meta: DatasetMeta, new_episode: NewEpisode, name: str, value: object) -> None:
     write(tmp_path / "d.h5", meta, [new_episode(0)])
     with h5py.File(tmp_path / "d.h5", "a") as file:
-        file.attrs["lewm"] = note
-    with pytest.raises(DataError, match="attribute 'lewm' has a wrong entry"):
+        file.attrs[name] = value
+    with pytest.raises(DataError, match=f"is damaged: its (entry|attribute) '{name}'"):
         open_store(tmp_path / "d.h5")
 
 
 def test_attributes_that_do_not_fit_the_columns_are_refused(tmp_path: Path, meta: DatasetMeta, new_episode: NewEpisode) -> None:
     write(tmp_path / "d.h5", meta, [new_episode(0)])
     with h5py.File(tmp_path / "d.h5", "a") as file:
-        file.attrs["lewm"] = file.attrs["lewm"].replace('["episode", "env_step"]', '["episode"]')
+        file.attrs["lewm"] = own_metadata.to_text(dataclasses.replace(meta, label_names=("episode",)))
     with pytest.raises(DataError, match="column 'state' has 2 numbers in a row, its attributes say 1"):
         open_store(tmp_path / "d.h5")
 
@@ -538,7 +562,7 @@ import sys, numpy as np
 from pathlib import Path
 sys.path.insert(0, {here!r})
 from test_hdf5 import rich_episode
-from lewm.data.formats import hdf5_writing
+from lewm.data.formats import hdf5_writing, own_metadata
 from lewm.data.formats.hdf5 import Hdf5Format
 from lewm.data.layout import read_meta
 hdf5_writing.PART_BYTES = 100_000

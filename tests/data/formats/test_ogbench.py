@@ -105,7 +105,7 @@ def test_an_array_for_which_the_disk_has_no_room_is_refused(tmp_path: Path, arra
 def test_options_choose_labels(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
     path = save(tmp_path / "d.npz", arrays)
     assert open_store(path, options={"labels": "qvel"}).label_names == ("qvel_0", "qvel_1")
-    assert open_store(path, options={"labels": "none"}).label_names == ()
+    assert open_store(path, options={"labels": ""}).label_names == ()
 
 
 def test_discrete_actions_are_counted(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -85,8 +85,8 @@ def test_a_filter_key_chooses_demonstrations(path: Path, key: str, demos: list[s
     assert [store.episode(number).provenance["demo"] for number in range(len(store))] == demos
 
 
-def test_options_choose_cameras_proprioception_and_labels(path: Path) -> None:
-    store = open_store(path, options={"cameras": "robot0_eye_in_hand", "proprioception": "none", "labels": "object,states"})
+def test_options_choose_frames_proprioception_and_labels(path: Path) -> None:
+    store = open_store(path, options={"frames": "robot0_eye_in_hand_image", "proprioception": "", "labels": "object,states"})
     assert store.observation_spec.cameras == ("robot0_eye_in_hand",)
     assert store.observation_spec.proprioception == ()
     assert store.label_names == ("object_0", "object_1", "object_2", "object_3", "object_4", "state_0", "state_1")
@@ -146,9 +146,9 @@ def test_cameras_of_several_sizes_must_be_chosen_from(path: Path) -> None:
     with h5py.File(path, "a") as file:
         for number in NUMBERS:
             _replace(file, f"data/demo_{number}/obs/agentview_image", np.zeros((4 + number % 3, 9, 9, 3), np.uint8))
-    with pytest.raises(DataError, match="frames of one size, got agentview 9 x 9, robot0_eye_in_hand 5 x 6; choose some with --option cameras="):
+    with pytest.raises(DataError, match="frames of one size, got agentview 9 x 9, robot0_eye_in_hand 5 x 6; choose some with --option frames="):
         open_store(path)
-    assert open_store(path, options={"cameras": "agentview"}).observation_spec.height_px == 9
+    assert open_store(path, options={"frames": "agentview_image"}).observation_spec.height_px == 9
 
 
 def test_labels_that_are_not_finite_are_refused_when_they_are_read(path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_cut_file_is_refused(path: Path, tmp_path: Path, number: int) -> None:
     ("options", "message"),
     [
         ({"filter_key": "trian"}, "no filter key 'trian'. Did you mean 'train'"),
-        ({"cameras": "side"}, "has no camera 'side'"),
+        ({"frames": "agent_image"}, "has no observation 'agent_image'. Did you mean 'agentview_image'"),
         ({"missing_actions": "skip"}, "missing_actions must be one of"),
     ],
 )

@@ -26,6 +26,13 @@ def number_names(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
     return (name,) if len(shape) == 1 else tuple(f"{name}_{number}" for number in range(int(np.prod(shape[1:], dtype=np.int64))))
 
 
+def check_num_choices(value: int | str) -> int:
+    """The option ``num_choices``: 0, or at least 2; ``ConfigError`` for anything else."""
+    if not str(value).isdigit() or int(value) == 1:
+        raise ConfigError(f"num_choices must be 0 or a whole number of at least 2, got {value!r}")
+    return int(value)
+
+
 def check_missing_actions(value: str) -> str:
     """The option ``missing_actions``; ``ConfigError`` if it is none of its values."""
     if value not in MISSING_ACTIONS:
@@ -40,14 +47,15 @@ def action_spec_of(
     is_transition: np.ndarray,
     where: str,
     missing: str,
+    num_choices: int = 0,
 ) -> ActionSpec:
     """The spec of a column [n, a] or [n], from one pass over it, block by block.
 
     ``read(first, last)`` gives some rows, ``is_transition`` (bool [n]) says which count. Floats are continuous, bounded by what was seen; one whole
-    number per row is a discrete choice.
+    number per row is a choice, among as many as were seen or, for floats too, among ``num_choices``.
     """
     width = int(np.prod(shape[1:], dtype=np.int64))
-    is_discrete = dtype.kind in "biu"
+    is_discrete = dtype.kind in "biu" or num_choices > 0
     if len(shape) > 2 or width < 1 or dtype.kind not in "biuf" or (is_discrete and width > 1):
         raise DataError(f"{where} must be [rows, dimensions] of floats, or one whole number per row, got {dtype} {list(shape)}")
     low, high = np.full(width, np.inf), np.full(width, -np.inf)
@@ -55,12 +63,16 @@ def action_spec_of(
         last = min(first + BLOCK_ROWS, shape[0])
         counted = np.flatnonzero(is_transition[first:last])
         values = read(first, last).reshape(last - first, width)[counted]
-        if not is_discrete:
+        if dtype.kind == "f":
             values = checked_rows(values, where, missing, counted + first)
+        if num_choices and ((values < 0) | (values >= num_choices) | (values != np.rint(values))).any():
+            raise DataError(f"{where}: actions are not all among 0 to {num_choices - 1}; mend the file, or num_choices")
         if len(values):
             low, high = np.minimum(low, values.min(0)), np.maximum(high, values.max(0))
     if not is_discrete:
         return observed_action_spec(low.tolist(), high.tolist())
+    if num_choices:
+        return ActionSpec(kind="discrete", num_choices=num_choices)
     if low[0] < 0:
         raise DataError(f"{where}: discrete actions must be 0 or more, got {int(low[0])}; the choice at an episode's end does not count")
     return ActionSpec(kind="discrete", num_choices=max(2, int(high[0]) + 1))

@@ -57,5 +57,5 @@ def same_size(layouts: dict[str, FrameLayout], where: str) -> tuple[int, int]:
     sizes = {(layout.height_px, layout.width_px) for layout in layouts.values()}
     if len(sizes) > 1:
         listed = ", ".join(f"{name} {layout.height_px} x {layout.width_px}" for name, layout in layouts.items())
-        raise DataError(f"{where}: all cameras must have frames of one size, got {listed}; choose some with --option cameras=NAME,NAME")
+        raise DataError(f"{where}: all cameras must have frames of one size, got {listed}; choose some with --option frames=NAME,NAME")
     return sizes.pop()

@@ -17,11 +17,12 @@ import h5py
 import numpy as np
 
 from lewm.data.formats.base import EpisodeReader, EpisodeSink, fingerprint_of, leave_out, padded
-from lewm.data.formats.columns import action_spec_of, actions_at, as_matrix, check_missing_actions, number_names
+from lewm.data.formats.columns import action_spec_of, actions_at, as_matrix, check_missing_actions, check_num_choices, number_names
 from lewm.data.formats.frame_layout import FrameLayout, same_size
 from lewm.data.formats.hdf5_files import Hdf5File, dataset_at, take_rows
 from lewm.data.formats.hdf5_note import Note, camera_columns, read_note
 from lewm.data.formats.hdf5_writing import Hdf5Sink
+from lewm.data.formats.own_metadata import listed
 from lewm.data.formats.store import ForeignStore, Format
 from lewm.data.layout import DatasetMeta
 from lewm.errors import ConfigError, DataError
@@ -62,17 +63,19 @@ class Roles:
 class Hdf5Reader(EpisodeReader):
     """Episodes of one flat HDF5 file. Opening reads the small columns once, block by block; memory grows with the number of episodes."""
 
-    def __init__(self, path: Path, *, proprioception: str, labels: str | None, rewards: str, missing_actions: str) -> None:
+    def __init__(self, path: Path, *, rewards: str, num_choices: int | str, missing_actions: str, **chosen: tuple[str, ...] | None) -> None:
         if rewards not in REWARD_PLACES:
             raise ConfigError(f"rewards must be one of {', '.join(REWARD_PLACES)}, got {rewards!r}")
         self.path = path
         self._missing = check_missing_actions(missing_actions)
         self._reward_shift = int(rewards == "arrival")
-        self._options = json.dumps([proprioception, labels, rewards, missing_actions])
+        self._num_choices = check_num_choices(num_choices)
+        self._options = json.dumps([chosen, rewards, self._num_choices, missing_actions])
+        is_told = self._num_choices > 0 or rewards != "arrival" or any(names is not None for names in chosen.values())
         self._file = Hdf5File(path)
         with self._file.opening() as file:
-            self._note = read_note(file)
-            self._roles = _roles(file, self._note, proprioception, labels)
+            self._note = None if is_told else read_note(file)
+            self._roles = _chosen_roles(file, **chosen) if self._note is None else _own_roles(file, self._note)
             datasets = {name: dataset_at(file, name) for name in self._roles.columns}
             num_rows = _common_length(datasets, path)
             self._layouts = _layouts(self._roles, datasets, path)
@@ -119,9 +122,9 @@ class Hdf5Reader(EpisodeReader):
         provenance = {"source": str(self.path), "format": "hdf5", "columns_left_out": list(self._roles.left_out)}
         if self._note is not None:
             _check_note(self._note, datasets, self._layouts, self._roles, self.path)
-            return dataclasses.replace(self._note.meta, provenance=provenance)
+            return dataclasses.replace(self._note.meta, provenance=self._note.meta.provenance | provenance)
         height_px, width_px = same_size(self._layouts, str(self.path))
-        names = {name: number_names(name, dataset.shape) for name, dataset in datasets.items()}
+        names = {name: number_names(name, datasets[name].shape) for name in (*self._roles.proprioception, *self._roles.labels)}
         return DatasetMeta(
             observation_spec=ObservationSpec(
                 height_px=height_px,
@@ -143,7 +146,9 @@ class Hdf5Reader(EpisodeReader):
         np.add.at(changes, self._first_rows + self.lengths, -1)
         actions, where = datasets["action"], f"{str(self.path)!r}: column 'action'"
         is_transition = np.cumsum(changes[:-1], dtype=np.int8) > 0
-        return action_spec_of(lambda first, last: actions[first:last], actions.shape, actions.dtype, is_transition, where, self._missing)
+        return action_spec_of(
+            lambda first, last: actions[first:last], actions.shape, actions.dtype, is_transition, where, self._missing, self._num_choices
+        )
 
     def _read_terminated(self, datasets: dict[str, h5py.Dataset]) -> np.ndarray:
         if not self._roles.has_terminated:
@@ -172,7 +177,7 @@ class Hdf5Reader(EpisodeReader):
             others = ",".join(column for column in self._roles.labels if column != name) if is_label else ""
             raise DataError(
                 f"{str(self.path)!r}: episode {episode}, row {int(rows[is_bad][0])} of column {name!r} is not finite; mend the file, or choose other "
-                f"columns: --option {'labels' if is_label else 'proprioception'}={others or 'none'}"
+                f"columns: --option {'labels' if is_label else 'proprioception'}={others}"
             )
         return values
 
@@ -182,15 +187,23 @@ class Hdf5Format(Format):
 
     @staticmethod
     def open(
-        path: Path, *, proprioception: str = "proprio", labels: str | None = None, rewards: str = "arrival", missing_actions: str = "refuse"
+        path: Path,
+        *,
+        frames: str | None = None,
+        proprioception: str | None = None,
+        labels: str | None = None,
+        rewards: str = "arrival",
+        num_choices: int | str = 0,
+        missing_actions: str = "refuse",
     ) -> ForeignStore:
         """The file at ``path``.
 
-        ``proprioception`` and ``labels`` name columns, separated by commas, or ``none``; by default labels are all columns of numbers that are
-        nothing else. ``rewards``: in the row that a transition leads to (``arrival``, stable-worldmodel's way) or starts from (``departure``).
-        ``missing_actions``: ``refuse`` NaN inside an episode or read it as ``zero``.
+        ``frames``, ``proprioception`` and ``labels`` name columns, with commas between; by default ``pixels`` and ``pixels.NAME``, ``proprio``, and
+        all other columns of numbers. ``rewards`` stand in the row that a transition leads to (``arrival``, stable-worldmodel's way) or starts from
+        (``departure``). ``num_choices`` reads actions as choices. ``missing_actions``: ``refuse`` NaN inside an episode or read it as ``zero``.
         """
-        return ForeignStore(Hdf5Reader(path, proprioception=proprioception, labels=labels, rewards=rewards, missing_actions=missing_actions))
+        chosen = {"frames": listed(frames), "proprioception": listed(proprioception), "labels": listed(labels)}
+        return ForeignStore(Hdf5Reader(path, rewards=rewards, num_choices=num_choices, missing_actions=missing_actions, **chosen))
 
     @staticmethod
     def create(path: Path, meta: DatasetMeta, *, resume: bool) -> EpisodeSink:
@@ -198,55 +211,58 @@ class Hdf5Format(Format):
         return Hdf5Sink(path, meta, resume=resume)
 
 
-def _roles(file: h5py.File, note: Note | None, proprioception: str, labels: str | None) -> Roles:
+def _chosen_roles(file: h5py.File, frames: tuple[str, ...] | None, proprioception: tuple[str, ...] | None, labels: tuple[str, ...] | None) -> Roles:
+    """What the columns of somebody else's file are, by their names and the options."""
     names = [name for name in file if name not in EPISODE_COLUMNS]
-    cameras = camera_columns(note.meta.observation_spec.cameras) if note else _cameras(names, file.filename)
-    if note:
-        proprioception = "proprio" if note.meta.observation_spec.proprioception else "none"
-        labels = "state" if note.meta.label_names else "none"
-    body = _chosen(proprioception, names, file.filename) if proprioception != "proprio" or "proprio" in names else ()
+    for chosen in (*(frames or ()), *(proprioception or ()), *(labels or ())):
+        if chosen not in names:
+            raise ConfigError(f"{file.filename!r} has no column {chosen!r}.{did_you_mean(chosen, names)}")
+    cameras = _cameras(names, frames, file.filename)
+    body = tuple(name for name in names if name == "proprio") if proprioception is None else proprioception
     if labels is None:
-        told = [name for name in names if not NO_LABELS.fullmatch(name) and name not in body and _is_narrow(file, name)]
-    else:
-        told = list(_chosen(labels, names, file.filename))
-    used = {*cameras.values(), *body, *told, "action", "reward", "terminated"}
+        used = {*cameras.values(), *body}
+        labels = tuple(name for name in names if not NO_LABELS.fullmatch(name) and name not in used and _is_narrow(file, name))
+    return _roles(names, cameras, body, labels, has_actions="action" in names, has_rewards="reward" in names)
+
+
+def _own_roles(file: h5py.File, note: Note) -> Roles:
+    """What the columns of a file of ours are."""
+    names, meta = [name for name in file if name not in EPISODE_COLUMNS], note.meta
+    cameras = camera_columns(meta.observation_spec.cameras)
+    body, labels = ("proprio",) if meta.observation_spec.proprioception else (), ("state",) if meta.label_names else ()
+    return _roles(names, cameras, body, labels, has_actions=meta.action_spec.kind != "none", has_rewards=meta.has_rewards)
+
+
+def _roles(
+    names: list[str], cameras: dict[str, str], body: tuple[str, ...], labels: tuple[str, ...], *, has_actions: bool, has_rewards: bool
+) -> Roles:
+    used = {*cameras.values(), *body, *labels, "action", "reward", "terminated"}
     return Roles(
         cameras=cameras,
         proprioception=body,
-        labels=tuple(told),
-        has_actions="action" in names if note is None else note.meta.action_spec.kind != "none",
-        has_rewards="reward" in names if note is None else note.meta.has_rewards,
+        labels=labels,
+        has_actions=has_actions,
+        has_rewards=has_rewards,
         has_terminated="terminated" in names,
         left_out=tuple(name for name in names if name not in used),
     )
 
 
-def _cameras(names: list[str], where: str) -> dict[str, str]:
-    """Camera -> column of everything called ``pixels``, ``pixels.NAME`` or ``pixels_NAME``."""
+def _cameras(names: list[str], frames: tuple[str, ...] | None, where: str) -> dict[str, str]:
+    """Camera -> column, of everything called ``pixels``, ``pixels.NAME`` or ``pixels_NAME``, or of the columns ``frames``."""
     found: dict[str, str] = {}
-    for name in names:
+    for name in [name for name in names if PIXELS.fullmatch(name)] if frames is None else frames:
         match = PIXELS.fullmatch(name)
-        if match:
-            camera = re.sub(r"[^A-Za-z0-9_-]", "_", match[1] or DEFAULT_CAMERA)
-            if camera in found:
-                raise DataError(f"{where!r}: the columns {found[camera]!r} and {name!r} would both be camera {camera!r}; rename one")
-            found[camera] = name
+        camera = re.sub(r"[^A-Za-z0-9_-]", "_", (match[1] or DEFAULT_CAMERA) if match else name)
+        if camera in found:
+            raise DataError(
+                f"{where!r}: the columns {found[camera]!r} and {name!r} would both be camera {camera!r}; choose one with --option frames="
+            )
+        found[camera] = name
     if not found:
-        raise DataError(
-            f"{where!r} has no column 'pixels' or 'pixels.NAME' with frames, it has {', '.join(sorted(names)) or 'none'}; record them first"
-        )
+        listing = ", ".join(sorted(names)) or "none"
+        raise DataError(f"{where!r} has no column 'pixels' or 'pixels.NAME' with frames, it has {listing}; name it with --option frames=COLUMN")
     return found
-
-
-def _chosen(words: str, names: list[str], where: str) -> tuple[str, ...]:
-    """The columns that an option names."""
-    if words == "none":
-        return ()
-    chosen = tuple(dict.fromkeys(word.strip() for word in words.split(",")))
-    for name in chosen:
-        if name not in names:
-            raise ConfigError(f"{where!r} has no column {name!r}.{did_you_mean(name, names)}")
-    return chosen
 
 
 def _is_narrow(file: h5py.File, name: str) -> bool:

@@ -10,13 +10,11 @@ from typing import Any
 
 import h5py
 
+from lewm.data.formats import own_metadata
 from lewm.data.layout import DatasetMeta
-from lewm.errors import DataError, LewmError
-from lewm.schema import ActionSpec, ObservationSpec
+from lewm.errors import DataError
 
-FORMAT = 1
-NOTE_ATTRIBUTE = "lewm"
-PROVENANCE_ATTRIBUTE = "lewm_provenance"
+PROVENANCE_KEY = "lewm_provenance"
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,6 @@ class Note:
     """The attributes of a file that lewm wrote."""
 
     meta: DatasetMeta
-    """Without provenance."""
     provenance: list[dict[str, Any]]
     """One for each episode."""
 
@@ -36,35 +33,23 @@ def camera_columns(cameras: Sequence[str]) -> dict[str, str]:
 
 def write_note(file: h5py.File, meta: DatasetMeta) -> None:
     """Put ``meta`` into the attributes of an open file."""
-    file.attrs[NOTE_ATTRIBUTE] = json.dumps({"format": FORMAT, "meta": meta.identity()})
+    file.attrs[own_metadata.KEY] = own_metadata.to_text(meta)
 
 
 def write_provenance(file: h5py.File, provenance: Sequence[dict[str, Any]]) -> None:
     """Put the episodes' provenance into the attributes of an open file."""
-    file.attrs[PROVENANCE_ATTRIBUTE] = json.dumps(list(provenance))
+    file.attrs[PROVENANCE_KEY] = json.dumps(list(provenance))
 
 
 def read_note(file: h5py.File) -> Note | None:
     """The attributes that lewm wrote, None if somebody else wrote the file; ``DataError`` if they cannot be understood."""
-    if NOTE_ATTRIBUTE not in file.attrs:
+    if own_metadata.KEY not in file.attrs:
         return None
+    meta = own_metadata.from_text(file.attrs[own_metadata.KEY], repr(file.filename))
     try:
-        values = json.loads(file.attrs[NOTE_ATTRIBUTE])
-        if values["format"] != FORMAT:
-            raise ValueError(f"it is of format {values['format']!r}, this version of lewm reads {FORMAT}")
-        meta = _meta_from(values["meta"])
-        provenance = json.loads(file.attrs.get(PROVENANCE_ATTRIBUTE, "[]"))
+        provenance = json.loads(file.attrs.get(PROVENANCE_KEY, "[]"))
         if not isinstance(provenance, list) or not all(isinstance(entry, dict) for entry in provenance):
-            raise ValueError("the episodes' provenance is no list")
-    except (KeyError, TypeError, ValueError, AttributeError, LewmError) as error:
-        raise DataError(f"{file.filename!r} is damaged: its attribute {NOTE_ATTRIBUTE!r} has a wrong entry ({error}); restore it") from None
+            raise ValueError("it is no list of objects")
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{file.filename!r} is damaged: its attribute {PROVENANCE_KEY!r} has a wrong entry ({error}); restore it") from None
     return Note(meta, provenance)
-
-
-def _meta_from(values: dict[str, Any]) -> DatasetMeta:
-    specs: dict[str, Any] = {"observation_spec": ObservationSpec, "action_spec": ActionSpec}
-    parts = {
-        name: spec(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.pop(name).items()})
-        for name, spec in specs.items()
-    }
-    return DatasetMeta(**parts, label_names=tuple(values.pop("label_names")), **values)

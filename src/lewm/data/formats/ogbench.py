@@ -15,6 +15,7 @@ from lewm.data.formats.base import EpisodeReader, fingerprint_of, leave_out
 from lewm.data.formats.columns import action_spec_of, actions_at, as_matrix, check_missing_actions, number_names
 from lewm.data.formats.frame_layout import FrameLayout
 from lewm.data.formats.npz_files import NpzFile
+from lewm.data.formats.own_metadata import listed
 from lewm.data.formats.store import ForeignStore, Format
 from lewm.data.layout import DatasetMeta
 from lewm.errors import ConfigError, DataError
@@ -29,7 +30,7 @@ NEEDED = ("observations", "actions", "terminals")
 class OgbenchReader(EpisodeReader):
     """Trajectories of one archive. Opening reads actions and terminals; frames are mapped, after decompressing them once if they are compressed."""
 
-    def __init__(self, path: Path, *, labels: str | None, temporary: str | None, missing_actions: str) -> None:
+    def __init__(self, path: Path, *, labels: tuple[str, ...] | None, temporary: str | None, missing_actions: str) -> None:
         self.path = path
         self._missing = check_missing_actions(missing_actions)
         self._options = json.dumps([labels, missing_actions])
@@ -105,20 +106,18 @@ class OgbenchFormat(Format):
     def open(path: Path, *, labels: str | None = None, temporary: str | None = None, missing_actions: str = "refuse") -> ForeignStore:
         """The archive at ``path``.
 
-        ``labels``: arrays, separated by commas, or ``none``; by default ``qpos``, ``qvel`` and ``button_states``, where there. ``temporary``:
+        ``labels``: arrays, with commas between, nothing for none; by default ``qpos``, ``qvel`` and ``button_states``, where there. ``temporary``:
         the directory for decompressed arrays. ``missing_actions``: ``refuse`` NaN inside a trajectory or read it as ``zero``.
         """
-        return ForeignStore(OgbenchReader(path, labels=labels, temporary=temporary, missing_actions=missing_actions))
+        return ForeignStore(OgbenchReader(path, labels=listed(labels), temporary=temporary, missing_actions=missing_actions))
 
 
-def _label_arrays(kinds: dict[str, tuple[tuple[int, ...], np.dtype[Any]]], wanted: str | None, path: Path) -> tuple[str, ...]:
-    if wanted == "none":
-        return ()
-    names = [name for name in STATE_ARRAYS if name in kinds] if wanted is None else list(dict.fromkeys(wanted.split(",")))
+def _label_arrays(kinds: dict[str, tuple[tuple[int, ...], np.dtype[Any]]], wanted: tuple[str, ...] | None, path: Path) -> tuple[str, ...]:
+    names = tuple(name for name in STATE_ARRAYS if name in kinds) if wanted is None else wanted
     for name in names:
         if name not in kinds:
             raise ConfigError(f"{str(path)!r} has no array {name!r} to make labels of, it has {', '.join(kinds)}")
-    return tuple(names)
+    return names
 
 
 def _trajectories(terminals: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:

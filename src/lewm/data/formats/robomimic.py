@@ -17,6 +17,7 @@ from lewm.data.formats.base import EpisodeReader, fingerprint_of, leave_out, obs
 from lewm.data.formats.columns import actions_at, as_matrix, check_missing_actions, checked_rows, number_names
 from lewm.data.formats.frame_layout import FrameLayout, same_size
 from lewm.data.formats.hdf5_files import Hdf5File, dataset_at, take_rows
+from lewm.data.formats.own_metadata import listed
 from lewm.data.formats.store import ForeignStore, Format
 from lewm.data.layout import DatasetMeta
 from lewm.errors import ConfigError, DataError
@@ -32,19 +33,17 @@ PROPRIOCEPTION = re.compile(r"robot\d+_(eef_pos|eef_quat|gripper_qpos)")
 class RobomimicReader(EpisodeReader):
     """Demonstrations of one file, in the order of their numbers. Opening reads actions, and of images the shapes only."""
 
-    def __init__(
-        self, path: Path, *, filter_key: str | None, cameras: str | None, proprioception: str | None, labels: str | None, missing_actions: str
-    ) -> None:
+    def __init__(self, path: Path, *, filter_key: str | None, missing_actions: str, **chosen: tuple[str, ...] | None) -> None:
         self.path = path
         self._missing = check_missing_actions(missing_actions)
-        self._options = json.dumps([filter_key, cameras, proprioception, labels, missing_actions])
+        self._options = json.dumps([filter_key, chosen, missing_actions])
         self._file = Hdf5File(path)
         with self._file.opening() as file:
             demos = _demos(file, filter_key)
             first = _group(file, f"data/{demos[0]}/obs")
-            self._cameras = _cameras(first, cameras)
-            self._proprioception = _low_dimensional(first, proprioception)
-            self._labels = _label_columns(_group(file, f"data/{demos[0]}"), labels)
+            self._cameras = _cameras(first, chosen["frames"])
+            self._proprioception = _low_dimensional(first, chosen["proprioception"])
+            self._labels = _label_columns(_group(file, f"data/{demos[0]}"), chosen["labels"])
             self._columns = ("actions", *self._cameras.values(), *self._proprioception, *self._labels)
             self._reward_is_there = _has(file, f"data/{demos[0]}", "rewards")
             self._shapes = {name: self._dataset(file, demos[0], name).shape[1:] for name in self._columns}
@@ -105,7 +104,7 @@ class RobomimicReader(EpisodeReader):
             if datasets[name].shape[1:] != shape:
                 raise DataError(
                     f"{self._where(demo, name)} has rows of {list(datasets[name].shape[1:])}, in the first demonstration they are {list(shape)}; "
-                    "leave it out with the options cameras, proprioception or labels"
+                    "leave it out with the options frames, proprioception or labels"
                 )
         return lengths["actions"]
 
@@ -156,23 +155,19 @@ class RobomimicFormat(Format):
         path: Path,
         *,
         filter_key: str | None = None,
-        cameras: str | None = None,
+        frames: str | None = None,
         proprioception: str | None = None,
         labels: str | None = None,
         missing_actions: str = "refuse",
     ) -> ForeignStore:
-        """The file at ``path``; several names are separated by commas.
+        """The file at ``path``; several names have commas between, an empty value means none.
 
-        ``filter_key``: only the demonstrations listed under ``mask`` (``train``, ``valid``, ...). ``cameras``: ``agentview`` for ``agentview_image``;
-        all by default. ``proprioception``: observations, by default the end effectors' positions and quaternions and the grippers; or ``none``.
-        ``labels``: ``states`` (the default, where there are some), observations, or ``none``. ``missing_actions``: ``refuse``
-        NaN or read it as ``zero``.
+        ``filter_key``: only the demonstrations listed under ``mask`` (``train``, ``valid``, ...). ``frames``: observations, by default all images.
+        ``proprioception``: observations, by default positions and quaternions of end effectors, and grippers. ``labels``: ``states`` (the default, if
+        there are some) or observations. ``missing_actions``: ``refuse`` NaN or read it as ``zero``.
         """
-        return ForeignStore(
-            RobomimicReader(
-                path, filter_key=filter_key, cameras=cameras, proprioception=proprioception, labels=labels, missing_actions=missing_actions
-            )
-        )
+        chosen = {"frames": listed(frames), "proprioception": listed(proprioception), "labels": listed(labels)}
+        return ForeignStore(RobomimicReader(path, filter_key=filter_key, missing_actions=missing_actions, **chosen))
 
 
 def _group(file: h5py.File, name: str) -> h5py.Group:
@@ -218,38 +213,31 @@ def _text(file: h5py.File, name: str) -> Sequence[bytes | str]:
     return list(dataset[:])
 
 
-def _cameras(observations: h5py.Group, wanted: str | None) -> dict[str, str]:
-    """Camera -> its column, below the demonstration."""
-    found = {}
-    for name in observations:
-        suffix = next((suffix for suffix in IMAGE_SUFFIXES if name.endswith(suffix)), None)
-        if suffix is not None:
-            found[re.sub(r"[^A-Za-z0-9_-]", "_", name.removesuffix(suffix))] = f"obs/{name}"
-    if not found:
+def _cameras(observations: h5py.Group, wanted: tuple[str, ...] | None) -> dict[str, str]:
+    """Camera -> its column, below the demonstration; ``agentview`` for ``agentview_image``."""
+    images = [name for name in observations if name.endswith(IMAGE_SUFFIXES)] if wanted is None else wanted
+    if not images:
         raise DataError(
             f"{observations.file.filename!r} has no images among its observations ({', '.join(observations)}); render them with robomimic's "
             "dataset_states_to_obs.py --camera_names agentview"
         )
-    if wanted is None:
-        return found
-    for camera in wanted.split(","):
-        if camera not in found:
-            raise ConfigError(f"{observations.file.filename!r} has no camera {camera!r}.{did_you_mean(camera, found)}")
-    return {camera: found[camera] for camera in wanted.split(",")}
+    for name in images:
+        if name not in observations:
+            raise ConfigError(f"{observations.file.filename!r} has no observation {name!r}.{did_you_mean(name, observations)}")
+    suffix = re.compile(f"({'|'.join(IMAGE_SUFFIXES)})$")
+    return {re.sub(r"[^A-Za-z0-9_-]", "_", suffix.sub("", name)): f"obs/{name}" for name in images}
 
 
-def _low_dimensional(observations: h5py.Group, wanted: str | None) -> tuple[str, ...]:
-    if wanted == "none":
-        return ()
-    names = [name for name in observations if PROPRIOCEPTION.fullmatch(name)] if wanted is None else wanted.split(",")
+def _low_dimensional(observations: h5py.Group, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+    names = [name for name in observations if PROPRIOCEPTION.fullmatch(name)] if wanted is None else wanted
     return tuple(f"obs/{name}" for name in names)
 
 
-def _label_columns(demo: h5py.Group, wanted: str | None) -> tuple[str, ...]:
+def _label_columns(demo: h5py.Group, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
     """Columns that labels are made of: the simulator's states, if there are any worth the name, or those that are wanted."""
     if wanted is None:
-        wanted = "states" if "states" in demo and dataset_at(demo, "states").ndim == 2 else "none"
-    return () if wanted == "none" else tuple(dict.fromkeys(name if name == "states" else f"obs/{name}" for name in wanted.split(",")))
+        wanted = ("states",) if "states" in demo and dataset_at(demo, "states").ndim == 2 else ()
+    return tuple(name if name == "states" else f"obs/{name}" for name in wanted)
 
 
 def _names(datasets: dict[str, h5py.Dataset], columns: Sequence[str]) -> tuple[str, ...]:
