@@ -42,7 +42,7 @@ from lewm.errors import DataError
 from lewm.schema import Episode
 
 logger = logging.getLogger(__name__)
-DEFAULT_FPS = 10
+DEFAULT_FPS = 10.0
 MAX_GROUP_BYTES = 256 * 2**20
 """Of frames before encoding."""
 MAX_GROUP_S = 500.0
@@ -55,12 +55,11 @@ class LeRobotSink:
 
     def __init__(self, path: Path, meta: DatasetMeta, *, resume: bool) -> None:
         self.path, self.meta = path, meta
-        self._fps = float(meta.provenance.get("fps") or DEFAULT_FPS)
-        content = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+        content = {entry.name for entry in path.iterdir()} - {LOCK_FILE} if path.is_dir() else set()
         if (content or path.is_file()) and not resume:
             raise DataError(f"{str(path)!r} already exists; continue it with --resume, or choose another directory")
         is_new = not (path / OWN_DIRECTORY / META_FILE).is_file()
-        if is_new and (content - {LOCK_FILE, "meta"} or (path / INFO_FILE).is_file()):
+        if is_new and (content - {"meta"} or (path / INFO_FILE).is_file()):
             raise DataError(f"{str(path)!r} was not written by lewm, so it cannot be continued; choose another directory")
         with reported_as_data_error(path):
             (path / OWN_DIRECTORY).mkdir(parents=True, exist_ok=True)
@@ -75,7 +74,11 @@ class LeRobotSink:
         if is_new:
             write_meta(self.path / OWN_DIRECTORY, self.meta)
         else:
-            check_same_settings(self.path, read_meta(self.path / OWN_DIRECTORY), self.meta)
+            existing = read_meta(self.path / OWN_DIRECTORY)
+            check_same_settings(self.path, existing, self.meta)
+            self.meta = existing
+        fps = self.meta.provenance.get("fps")
+        self._fps = float(fps) if isinstance(fps, int | float) and fps > 0 else DEFAULT_FPS
         self._tasks: dict[str, int] = {}
         self._statistics: dict[str, Statistics] = {}
         self._num_groups = self._num_episodes = self._num_rows = 0
