@@ -234,6 +234,15 @@ def test_tables_that_contradict_each_other_are_refused_at_opening(
         open_store(video_dataset)
 
 
+def test_images_that_are_only_named_in_the_rows_are_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(FIXTURES / "lerobot_images.zip") as archive:
+        archive.extractall(tmp_path / "dataset")
+    edit_table(tmp_path / "dataset" / DATA, with_column("observation.images.top", ["../../frame.png"] * 11))
+    store = open_store(tmp_path / "dataset")
+    with pytest.raises(DataError, match=r"observation\.images\.top of frame 0 of episode 0 is no image in the file"):
+        store.episode(0)
+
+
 def test_a_missing_action_is_refused_or_made_zero_as_the_option_says(video_dataset: Path) -> None:
     actions = [[float("nan"), 1.0] if row == 2 else [0.5, 1.0] for row in range(11)]
     edit_table(video_dataset / DATA, with_column("action", actions))
@@ -431,7 +440,7 @@ def test_a_group_that_is_not_whole_is_written_anew(tmp_path: Path, small_groups:
 
 def test_rows_whose_episodes_were_not_listed_yet_are_removed_when_writing_goes_on(tmp_path: Path, small_groups: None) -> None:
     write(tmp_path / "d", range(4))
-    (tmp_path / "d/meta/episodes/chunk-000/file-001.parquet").unlink()
+    (tmp_path / "d/meta/episodes/chunk-000/file-001.parquet").unlink()  # it is written last
     with LeRobotFormat.create(tmp_path / "d", META, resume=True) as sink:
         assert len(sink) == 2
     assert not (tmp_path / "d/data/chunk-000/file-001.parquet").exists()
@@ -442,6 +451,15 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
     write(tmp_path / "d", range(1))
     with pytest.raises(DataError, match="already exists; continue it with --resume"):
         LeRobotFormat.create(tmp_path / "d", META, resume=False)
+
+
+def test_a_dataset_to_which_other_software_appended_is_read_but_not_continued(tmp_path: Path, small_groups: None) -> None:
+    write(tmp_path / "d", range(4))
+    (tmp_path / "d/meta/lewm/provenance/chunk-000/file-001.jsonl").unlink()
+    assert len(LeRobotFormat.open(tmp_path / "d")) == 4
+    with pytest.raises(DataError, match="has episodes that other software appended"):
+        LeRobotFormat.create(tmp_path / "d", META, resume=True)
+    assert len(LeRobotFormat.open(tmp_path / "d")) == 4
 
 
 def test_what_others_wrote_is_not_continued(video_dataset: Path) -> None:
@@ -501,8 +519,13 @@ def test_changed_bounds_are_those_that_were_seen_if_the_noted_ones_do_not_hold(t
 def test_statistics_of_parts_combine_to_those_of_the_whole() -> None:
     values = np.random.default_rng(0).normal(size=(50, 3))
     parts, whole = combined([statistics_of(values[:7]), statistics_of(values[7:])]), statistics_of(values)
-    for name in whole:
+    for name in ("min", "max", "mean", "std", "count"):
         np.testing.assert_allclose(parts[name], whole[name], rtol=1e-12, err_msg=name)
+
+
+def test_quantiles_of_parts_are_averaged_by_their_sizes() -> None:
+    values = np.arange(30.0)
+    np.testing.assert_allclose(combined([statistics_of(values[:10]), statistics_of(values[10:])])["q50"], [(4.5 * 10 + 19.5 * 20) / 30])
 
 
 def test_statistics_of_frames_are_per_channel_and_scaled_to_one() -> None:

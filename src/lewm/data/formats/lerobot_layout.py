@@ -19,12 +19,12 @@ STATISTICS_FILE = Path("meta/stats.json")
 TASKS_FILE = Path("meta/tasks.parquet")
 EPISODES_DIRECTORY = Path("meta/episodes")
 OWN_DIRECTORY = Path("meta/lewm")
-"""What LeRobot has no place for: ``meta.json`` of the native dataset."""
-PROVENANCE_COLUMN = "lewm/provenance"
+"""What LeRobot has no place for: ``meta.json`` of the native dataset, and the provenance of its episodes."""
 FILE_TEMPLATE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
 DATA_TEMPLATE = f"data/{FILE_TEMPLATE}.parquet"
 VIDEO_TEMPLATE = f"videos/{{video_key}}/{FILE_TEMPLATE}.mp4"
 EPISODES_TEMPLATE = f"{EPISODES_DIRECTORY}/{FILE_TEMPLATE}.parquet"
+PROVENANCE_TEMPLATE = f"{OWN_DIRECTORY}/provenance/{FILE_TEMPLATE}.jsonl"
 VERSION = "v3.0"
 FILES_PER_CHUNK = 1000
 ACTION, STATE, LABELS = "action", "observation.state", "observation.environment_state"

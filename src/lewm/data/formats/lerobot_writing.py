@@ -25,13 +25,13 @@ from lewm.data.formats.lerobot_layout import (
     FILES_PER_CHUNK,
     INFO_FILE,
     OWN_DIRECTORY,
-    PROVENANCE_COLUMN,
+    PROVENANCE_TEMPLATE,
     STATISTICS_FILE,
     TASKS_FILE,
     VIDEO_TEMPLATE,
     filled,
 )
-from lewm.data.formats.lerobot_statistics import Statistics, combined, frame_statistics, statistics_of
+from lewm.data.formats.lerobot_statistics import NAMES, Statistics, combined, frame_statistics, statistics_of
 from lewm.data.formats.parquet_rows import read_columns
 from lewm.data.formats.video_containers import check_not_cut_off
 from lewm.data.formats.video_encoding import VideoWriter
@@ -157,6 +157,8 @@ class LeRobotSink:
             columns = read_columns(self.path / TASKS_FILE)
             self._tasks = {str(task): number for number, task in enumerate(columns["__index_level_0__"].to_pylist())}
         while (self.path / place(EPISODES_TEMPLATE, self._num_groups)).is_file():
+            if not (self.path / place(PROVENANCE_TEMPLATE, self._num_groups)).is_file():
+                raise DataError(f"{str(self.path)!r} has episodes that other software appended, so it cannot be continued; convert it into a new one")
             try:
                 self._take_up_group()
             except DataError as error:
@@ -176,7 +178,7 @@ class LeRobotSink:
         features = {name.removeprefix("stats/").rpartition("/")[0] for name in columns if name.startswith("stats/")}
         rows = {name: [np.array(value) for value in columns[name].to_pylist()] for name in columns if name.startswith("stats/")}
         for row in range(len(columns["length"])):
-            self._add({key: {name: rows[f"stats/{key}/{name}"][row] for name in ("min", "max", "mean", "std", "count")} for key in features})
+            self._add({key: {name: rows[f"stats/{key}/{name}"][row] for name in NAMES} for key in features})
         self._num_groups += 1
         self._num_episodes += len(columns["length"])
         self._num_rows += int(sum(columns["length"].to_pylist()))
@@ -190,6 +192,7 @@ class _Group:
         self.episodes: list[dict[str, Any]] = []
         self.statistics: list[dict[str, Statistics]] = []
         self.num_rows = 0
+        self._provenance: list[dict[str, Any]] = []
         self._columns: dict[str, list[np.ndarray]] = {}
         self._videos: dict[str, VideoWriter] = {}
         spec = meta.observation_spec
@@ -215,10 +218,11 @@ class _Group:
             video.append(episode.observations.frames[:, view])
             statistics[key] = frame_statistics(episode.observations.frames[:, view])
         entry |= {f"stats/{key}/{name}": value.tolist() for key, each in statistics.items() for name, value in each.items()}
-        entry |= {"meta/episodes/chunk_index": chunk, "meta/episodes/file_index": file, PROVENANCE_COLUMN: json.dumps(episode.provenance)}
+        entry |= {"meta/episodes/chunk_index": chunk, "meta/episodes/file_index": file}
         for name, values in columns.items():
             self._columns.setdefault(name, []).append(values)
         self.episodes.append(entry)
+        self._provenance.append({"episode_index": number, "provenance": episode.provenance})
         self.statistics.append(statistics)
         self.num_rows += num_rows
 
@@ -232,11 +236,16 @@ class _Group:
                 sync_directory(final.parent)
         table = pa.table({name: _column(np.concatenate(values)) for name, values in self._columns.items()})
         episodes = pa.table({name: [entry[name] for entry in self.episodes] for name in self.episodes[0]})
-        for template, content in ((DATA_TEMPLATE, table), (EPISODES_TEMPLATE, episodes)):
+        contents = {
+            DATA_TEMPLATE: parquet_bytes(table),
+            PROVENANCE_TEMPLATE: "".join(f"{json.dumps(entry)}\n" for entry in self._provenance).encode(),
+            EPISODES_TEMPLATE: parquet_bytes(episodes),
+        }
+        for template, content in contents.items():
             final = self._root / place(template, self._number)
             with reported_as_data_error(final):
                 final.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(final, parquet_bytes(content))
+            write_atomically(final, content)
 
     def abandon(self) -> None:
         """Remove what is not finished."""
@@ -269,7 +278,7 @@ def _remove_from(root: Path, meta: DatasetMeta, first_group: int) -> None:
         leftover.unlink()
     group = first_group
     while True:
-        names = [place(DATA_TEMPLATE, group), place(EPISODES_TEMPLATE, group)]
+        names = [place(template, group) for template in (DATA_TEMPLATE, PROVENANCE_TEMPLATE, EPISODES_TEMPLATE)]
         names += [place(VIDEO_TEMPLATE, group, camera_key(camera)) for camera in meta.observation_spec.cameras]
         files = [root / name for name in names if (root / name).is_file()]
         if not files:
