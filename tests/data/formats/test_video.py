@@ -273,6 +273,7 @@ def test_columns_of_tables_that_are_not_there_are_refused(tmp_path: Path) -> Non
         ({"fps": "fast"}, "fps must be a number above 0"),
         ({"missing_actions": "drop"}, "missing_actions must be 'refuse' or 'zero'"),
         ({"actions": "dx", "labels": "dx"}, "a column can be one thing only"),
+        ({"discrete": "perhaps"}, "must be true or false"),
         ({"reward": "dx", "fps": 10}, "rewards cannot be matched by time"),
     ],
 )
@@ -294,6 +295,24 @@ def test_a_video_that_is_cut_off_is_refused_at_opening(folder: Path) -> None:
     (folder / "take10.mp4").write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match=r"take10\.mp4' is cut off"):
         open_store(folder)
+
+
+def test_frames_that_were_cut_away_without_encoding_anew_are_not_counted_as_shown(tmp_path: Path) -> None:
+    """The edit list of the film is set to leave out its first 10 frames, two after a keyframe."""
+    path = write_film(tmp_path / "a.mp4", pictures(20), pixels="yuv420p", num_between=2)
+    played, content = decoded(path), bytearray(path.read_bytes())
+    media_time = content.index(b"elst") + 16
+    content[media_time : media_time + 4] = (int.from_bytes(content[media_time : media_time + 4], "big") + 10 * 1024).to_bytes(4, "big")
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"announces 20 frames but shows 10: .*read_through=true"):
+        open_store(path).episode(0)
+    frames = open_store(path, options={"read_through": "true"}).episode(0).observations.frames
+    np.testing.assert_array_equal(frames[:, 0], played[10:])
+
+
+def test_discrete_actions_that_are_no_whole_numbers_are_refused(folder: Path) -> None:
+    with pytest.raises(DataError, match="discrete actions must be one column of whole numbers"):
+        open_store(folder, options={"discrete": True, "actions": "dx"})
 
 
 def test_clips_are_those_of_a_native_copy(folder: Path, tmp_path: Path) -> None:

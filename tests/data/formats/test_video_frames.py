@@ -4,6 +4,7 @@ Axes: n frame, Y X image.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -67,7 +68,7 @@ def test_frames_at_uneven_times_are_numbered_in_the_order_in_which_they_are_show
 
 
 def test_the_frame_of_a_time_is_the_nearest_one_within_the_tolerance() -> None:
-    index = VideoIndex(np.array([0, 10, 20, 50]), np.array([0]), np.array([0]), 1 / 100)  # type: ignore[arg-type]
+    index = VideoIndex(np.array([0, 10, 20, 50]), np.array([0]), np.array([0]), np.array([0]), Fraction(1, 100))
     np.testing.assert_array_equal(index.frames_at(np.array([0.0, 0.09, 0.12, 0.35, 0.5, 0.9, -0.4]), 0.03), [0, 1, 1, -1, 3, -1, -1])
 
 

@@ -13,7 +13,7 @@ def in_natural_order(files: Iterable[Path]) -> list[Path]:
 def natural_key(name: str) -> list[tuple[int, int, str]]:
     """What to sort a name by."""
     parts = re.findall(r"[0-9]+|[^0-9]+", name)
-    return [(0, int(part), "") if part[0].isdigit() else (1, 0, part) for part in parts]
+    return [(0, int(part), "") if part.isascii() and part.isdigit() else (1, 0, part) for part in parts]
 
 
 def last_number(name: str) -> int | None:

@@ -3,14 +3,13 @@
 Axes: E episode, n row, N env step, Y X image, P proprioception, a env action, s label.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lewm.data.formats.base import EpisodeReader, EpisodeSink, checked_actions, fingerprint_of, leave_out, observed_action_spec
-from lewm.data.formats.lerobot_index import Rows, find_rows, read_episode_table
+from lewm.data.formats.lerobot_index import Rows, find_rows, read_episode_table, read_provenance
 from lewm.data.formats.lerobot_layout import (
     ACTION,
     EPISODES_DIRECTORY,
@@ -24,7 +23,7 @@ from lewm.data.formats.lerobot_layout import (
     read_layout,
 )
 from lewm.data.formats.lerobot_writing import LeRobotSink
-from lewm.data.formats.parquet_rows import ParquetRows, as_matrix
+from lewm.data.formats.parquet_rows import ParquetRows, as_bytes, as_matrix
 from lewm.data.formats.still_images import decode_image
 from lewm.data.formats.store import ForeignStore, Format
 from lewm.data.formats.video_frames import VideoFrames, read_header
@@ -66,6 +65,7 @@ class LeRobotReader(EpisodeReader):
         self._cameras = {f"frames.{camera.name}": camera for camera in self._layout.cameras(cameras)}
         self._features = {"proprioception": self._feature(proprioception, STATE), "labels": self._feature(labels, LABELS)}
         self._table = read_episode_table(self._layout, list(self._cameras.values()))
+        self._provenance = read_provenance(path)
         self._rows = find_rows(self._layout, self._table, missing_actions=missing_actions)
         self._kept = leave_out(path, self._table.length - 1)
         self.lengths = self._table.length[self._kept] - 1
@@ -100,11 +100,7 @@ class LeRobotReader(EpisodeReader):
         found: dict[str, Any] = {"source": self._file(episode).relative_to(self.path).as_posix(), "lerobot_episode": self._number(episode)}
         if tasks:
             found |= {"task": tasks[0]} if len(tasks) == 1 else {"tasks": tasks}
-        own = self._table.provenance[self._kept[episode]]
-        try:
-            return found | (json.loads(own) if own else {})
-        except (ValueError, TypeError):
-            raise DataError(f"{str(self.path)!r}: the provenance of episode {self._number(episode)} is not JSON; restore the file") from None
+        return found | self._provenance.get(self._number(episode), {})
 
     def fingerprint(self) -> str:
         files = [self.path / INFO_FILE, *(self.path / EPISODES_DIRECTORY).glob("*/*.parquet"), *self._rows.file]
@@ -166,12 +162,11 @@ class LeRobotReader(EpisodeReader):
 
     def _image_frames(self, camera: Camera, episode: int, rows: np.ndarray) -> np.ndarray:
         file = self._file(episode)
-        images = self._numbers.read(file, camera.key, self._rows.first[self._kept[episode]] + rows).to_pylist()
+        images = as_bytes(self._numbers.read(file, camera.key, self._rows.first[self._kept[episode]] + rows))
         out = np.empty((len(rows), camera.height_px, camera.width_px, 3), np.uint8)
-        for place, (row, image) in enumerate(zip(rows.tolist(), images, strict=True)):
+        for place, (row, data) in enumerate(zip(rows.tolist(), images, strict=True)):
             where = f"{str(file)!r}, {camera.key} of frame {row} of episode {self._number(episode)}"
-            data = image.get("bytes") if isinstance(image, dict) else image
-            if not isinstance(data, bytes):
+            if data is None:
                 raise DataError(f"{where} is no image in the file; only images that are stored in the parquet files are read")
             frame = decode_image(data, where)
             if frame.shape != out.shape[1:]:

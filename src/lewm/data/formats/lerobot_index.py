@@ -3,16 +3,18 @@
 Axes: E episode, n row, a env action.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lewm.data.formats.base import checked_actions
-from lewm.data.formats.lerobot_layout import ACTION, DONE, EPISODES_DIRECTORY, PROVENANCE_COLUMN, TRUNCATED, Camera, Layout
-from lewm.data.formats.parquet_rows import as_matrix, read_columns
+from lewm.data.formats.lerobot_layout import ACTION, DONE, EPISODES_DIRECTORY, OWN_DIRECTORY, TRUNCATED, Camera, Layout
+from lewm.data.formats.parquet_rows import as_matrix, read_columns, reported_as_damaged
 from lewm.errors import DataError
 
 
@@ -31,8 +33,6 @@ class EpisodeTable:
     starts_s: dict[str, np.ndarray]
     """By feature, float64 [E]: when the episode begins in its video."""
     tasks: list[list[str]]
-    provenance: list[str]
-    """JSON, or empty."""
 
 
 def read_episode_table(layout: Layout, cameras: Sequence[Camera]) -> EpisodeTable:
@@ -45,19 +45,18 @@ def read_episode_table(layout: Layout, cameras: Sequence[Camera]) -> EpisodeTabl
     numbers += [f"videos/{key}/{name}" for key in videos for name in ("chunk_index", "file_index", "from_timestamp")]
     parts: dict[str, list[np.ndarray]] = {name: [] for name in numbers}
     tasks: list[list[str]] = []
-    provenance: list[str] = []
     for file in files:
-        read = read_columns(file, numbers, optional=["tasks", PROVENANCE_COLUMN])
+        read = read_columns(file, numbers, optional=["tasks"])
         for name in numbers:
             parts[name].append(as_matrix(read[name], f"column {name!r} of {str(file)!r}"))
         num_rows = len(read["length"])
-        tasks += [[str(task) for task in each or ()] for each in read["tasks"].to_pylist()] if "tasks" in read else [[]] * num_rows
-        provenance += [str(text or "") for text in read[PROVENANCE_COLUMN].to_pylist()] if PROVENANCE_COLUMN in read else [""] * num_rows
+        with reported_as_damaged(file):
+            tasks += [[str(task) for task in each or ()] for each in read["tasks"].to_pylist()] if "tasks" in read else [[]] * num_rows
     columns = {name: np.concatenate(values) for name, values in parts.items()}
-    return _table(layout, columns, videos, tasks, provenance)
+    return _table(layout, columns, videos, tasks)
 
 
-def _table(layout: Layout, columns: dict[str, np.ndarray], videos: list[str], tasks: list[list[str]], provenance: list[str]) -> EpisodeTable:
+def _table(layout: Layout, columns: dict[str, np.ndarray], videos: list[str], tasks: list[list[str]]) -> EpisodeTable:
     for name, values in columns.items():
         if values.ndim != 1 or not np.isfinite(values).all() or (values < 0).any():
             raise DataError(f"{str(layout.root)!r}: {EPISODES_DIRECTORY} has something else than numbers from 0 on in column {name!r}; restore it")
@@ -79,8 +78,19 @@ def _table(layout: Layout, columns: dict[str, np.ndarray], videos: list[str], ta
         videos={key: whole(f"videos/{key}/chunk_index", f"videos/{key}/file_index") for key in videos},
         starts_s={key: columns[f"videos/{key}/from_timestamp"][order].astype(np.float64) for key in videos},
         tasks=[tasks[row] for row in order],
-        provenance=[provenance[row] for row in order],
     )
+
+
+def read_provenance(root: Path) -> dict[int, dict[str, Any]]:
+    """What was noted of episodes when they were written here, by their numbers; nothing in other people's datasets."""
+    found: dict[int, dict[str, Any]] = {}
+    for file in sorted((root / OWN_DIRECTORY / "provenance").glob("*/*.jsonl")):
+        try:
+            entries = [json.loads(line) for line in file.read_text().splitlines()]
+            found |= {int(entry["episode_index"]): dict(entry["provenance"]) for entry in entries}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{str(file)!r} cannot be read ({error}); restore it") from None
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

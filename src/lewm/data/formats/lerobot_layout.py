@@ -19,12 +19,12 @@ STATISTICS_FILE = Path("meta/stats.json")
 TASKS_FILE = Path("meta/tasks.parquet")
 EPISODES_DIRECTORY = Path("meta/episodes")
 OWN_DIRECTORY = Path("meta/lewm")
-"""What LeRobot has no place for: ``meta.json`` of the native dataset."""
-PROVENANCE_COLUMN = "lewm/provenance"
+"""What LeRobot has no place for: ``meta.json`` of the native dataset, and the provenance of its episodes."""
 FILE_TEMPLATE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
 DATA_TEMPLATE = f"data/{FILE_TEMPLATE}.parquet"
 VIDEO_TEMPLATE = f"videos/{{video_key}}/{FILE_TEMPLATE}.mp4"
 EPISODES_TEMPLATE = f"{EPISODES_DIRECTORY}/{FILE_TEMPLATE}.parquet"
+PROVENANCE_TEMPLATE = f"{OWN_DIRECTORY}/provenance/{FILE_TEMPLATE}.jsonl"
 VERSION = "v3.0"
 FILES_PER_CHUNK = 1000
 ACTION, STATE, LABELS = "action", "observation.state", "observation.environment_state"
@@ -67,10 +67,12 @@ class Layout:
 
     def cameras(self, chosen: str) -> tuple[Camera, ...]:
         """The cameras by name, separated by commas, or all that show colours; ``DataError`` if their frames are of different sizes."""
-        found = [_camera(key, feature) for key, feature in self.features.items() if feature["dtype"] in ("video", "image")]
-        known = {camera.name: camera for camera in found if not _is_depth(self.features[camera.key])}
-        if len(known) < len(found):
-            logger.warning("%s: depth maps are left out, %d of %d cameras are read", self.root, len(known), len(found))
+        pictures = {key: feature for key, feature in self.features.items() if feature["dtype"] in ("video", "image")}
+        colours = {key: feature for key, feature in pictures.items() if not _is_depth(feature)}
+        if len(colours) < len(pictures):
+            logger.warning("%s: depth maps are left out, %d of %d cameras are read", self.root, len(colours), len(pictures))
+        names = _distinct_names(list(colours))
+        known = {name: _camera(key, name, colours[key]) for key, name in names.items()}
         for name in filter(None, (name.strip() for name in chosen.split(","))):
             if name not in known:
                 raise ConfigError(f"{str(self.root)!r} has no camera {name!r}.{did_you_mean(name, known)}")
@@ -151,21 +153,26 @@ def _checked_feature(feature: dict[str, Any]) -> dict[str, Any]:
     return feature
 
 
-def _camera(key: str, feature: dict[str, Any]) -> Camera:
+def _camera(key: str, name: str, feature: dict[str, Any]) -> Camera:
     """The sides are those that the names say; without names the channels, of which there are at most 4, are first or last."""
     shape, names = list(feature["shape"]), feature.get("names")
     if len(shape) != 3:
         raise DataError(f"camera {key!r} has frames of shape {shape}; height, width and channels are needed")
-    if isinstance(names, list) and {"height", "width"} <= set(names):
+    if isinstance(names, list) and len(names) == 3 and "height" in names and "width" in names:
         height, width = (shape[names.index(side)] for side in ("height", "width"))
     else:
         height, width = shape[:2] if shape[2] <= 4 else shape[1:]
-    short = key.removeprefix(IMAGES_PREFIX).removeprefix("observation.")
-    return Camera(
-        key=key, name=re.sub(r"[^A-Za-z0-9_-]", "_", short), height_px=int(height), width_px=int(width), is_video=feature["dtype"] == "video"
-    )
+    return Camera(key=key, name=name, height_px=int(height), width_px=int(width), is_video=feature["dtype"] == "video")
+
+
+def _distinct_names(keys: list[str]) -> dict[str, str]:
+    """By feature, the camera's name: the end of the key, or all of it where two ends are the same."""
+    short = {key: re.sub(r"[^A-Za-z0-9_-]", "_", key.removeprefix(IMAGES_PREFIX).removeprefix("observation.")) for key in keys}
+    if len(set(short.values())) == len(keys):
+        return short
+    return {key: re.sub(r"[^A-Za-z0-9_-]", "_", f"{number}_{key}") for number, key in enumerate(keys)}
 
 
 def _is_depth(feature: dict[str, Any]) -> bool:
     info = feature.get("info") or feature.get("video_info") or {}
-    return bool(info.get("video.is_depth_map") or info.get("is_depth_map"))
+    return isinstance(info, dict) and bool(info.get("video.is_depth_map") or info.get("is_depth_map"))

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 Statistics = dict[str, np.ndarray]
-"""``min``, ``max``, ``mean``, ``std`` [...] and ``count`` [1]."""
+"""``min``, ``max``, ``mean``, ``std``, the quantiles [...] and ``count`` [1]."""
+QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
+NAMES = ("min", "max", "mean", "std", "count", *QUANTILES)
 MAX_FRAMES, MAX_SIDE_PX = 32, 64
 """So much of an episode's frames is looked at."""
 
@@ -22,6 +24,7 @@ def statistics_of(values: np.ndarray) -> Statistics:
         "mean": values.mean(0),
         "std": values.std(0),
         "count": np.array([len(values)]),
+        **dict(zip(QUANTILES, np.quantile(values, list(QUANTILES.values()), axis=0), strict=True)),
     }
 
 
@@ -34,7 +37,7 @@ def frame_statistics(frames: np.ndarray) -> Statistics:
 
 
 def combined(parts: Sequence[Statistics]) -> Statistics:
-    """Of everything together."""
+    """Of everything together. Quantiles of the parts do not tell those of the whole: their weighted mean stands for them, as in LeRobot."""
     counts = np.array([float(part["count"][0]) for part in parts])
     means, stds = (np.stack([part[name] for part in parts]) for name in ("mean", "std"))
     weights = (counts / counts.sum()).reshape(-1, *[1] * (means.ndim - 1))
@@ -45,4 +48,5 @@ def combined(parts: Sequence[Statistics]) -> Statistics:
         "mean": mean,
         "std": np.sqrt((weights * (stds**2 + (means - mean) ** 2)).sum(0)),
         "count": np.array([int(counts.sum())]),
+        **{name: (weights * np.stack([part[name] for part in parts])).sum(0) for name in QUANTILES},
     }

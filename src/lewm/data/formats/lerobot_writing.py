@@ -25,13 +25,13 @@ from lewm.data.formats.lerobot_layout import (
     FILES_PER_CHUNK,
     INFO_FILE,
     OWN_DIRECTORY,
-    PROVENANCE_COLUMN,
+    PROVENANCE_TEMPLATE,
     STATISTICS_FILE,
     TASKS_FILE,
     VIDEO_TEMPLATE,
     filled,
 )
-from lewm.data.formats.lerobot_statistics import Statistics, combined, frame_statistics, statistics_of
+from lewm.data.formats.lerobot_statistics import NAMES, Statistics, combined, frame_statistics, statistics_of
 from lewm.data.formats.parquet_rows import read_columns
 from lewm.data.formats.video_containers import check_not_cut_off
 from lewm.data.formats.video_encoding import VideoWriter
@@ -42,7 +42,7 @@ from lewm.errors import DataError
 from lewm.schema import Episode
 
 logger = logging.getLogger(__name__)
-DEFAULT_FPS = 10
+DEFAULT_FPS = 10.0
 MAX_GROUP_BYTES = 256 * 2**20
 """Of frames before encoding."""
 MAX_GROUP_S = 500.0
@@ -55,12 +55,11 @@ class LeRobotSink:
 
     def __init__(self, path: Path, meta: DatasetMeta, *, resume: bool) -> None:
         self.path, self.meta = path, meta
-        self._fps = float(meta.provenance.get("fps") or DEFAULT_FPS)
-        content = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+        content = {entry.name for entry in path.iterdir()} - {LOCK_FILE} if path.is_dir() else set()
         if (content or path.is_file()) and not resume:
             raise DataError(f"{str(path)!r} already exists; continue it with --resume, or choose another directory")
         is_new = not (path / OWN_DIRECTORY / META_FILE).is_file()
-        if is_new and (content - {LOCK_FILE, "meta"} or (path / INFO_FILE).is_file()):
+        if is_new and (content - {"meta"} or (path / INFO_FILE).is_file()):
             raise DataError(f"{str(path)!r} was not written by lewm, so it cannot be continued; choose another directory")
         with reported_as_data_error(path):
             (path / OWN_DIRECTORY).mkdir(parents=True, exist_ok=True)
@@ -75,7 +74,11 @@ class LeRobotSink:
         if is_new:
             write_meta(self.path / OWN_DIRECTORY, self.meta)
         else:
-            check_same_settings(self.path, read_meta(self.path / OWN_DIRECTORY), self.meta)
+            existing = read_meta(self.path / OWN_DIRECTORY)
+            check_same_settings(self.path, existing, self.meta)
+            self.meta = existing
+        fps = self.meta.provenance.get("fps")
+        self._fps = float(fps) if isinstance(fps, int | float) and fps > 0 else DEFAULT_FPS
         self._tasks: dict[str, int] = {}
         self._statistics: dict[str, Statistics] = {}
         self._num_groups = self._num_episodes = self._num_rows = 0
@@ -154,6 +157,8 @@ class LeRobotSink:
             columns = read_columns(self.path / TASKS_FILE)
             self._tasks = {str(task): number for number, task in enumerate(columns["__index_level_0__"].to_pylist())}
         while (self.path / place(EPISODES_TEMPLATE, self._num_groups)).is_file():
+            if not (self.path / place(PROVENANCE_TEMPLATE, self._num_groups)).is_file():
+                raise DataError(f"{str(self.path)!r} has episodes that other software appended, so it cannot be continued; convert it into a new one")
             try:
                 self._take_up_group()
             except DataError as error:
@@ -173,7 +178,7 @@ class LeRobotSink:
         features = {name.removeprefix("stats/").rpartition("/")[0] for name in columns if name.startswith("stats/")}
         rows = {name: [np.array(value) for value in columns[name].to_pylist()] for name in columns if name.startswith("stats/")}
         for row in range(len(columns["length"])):
-            self._add({key: {name: rows[f"stats/{key}/{name}"][row] for name in ("min", "max", "mean", "std", "count")} for key in features})
+            self._add({key: {name: rows[f"stats/{key}/{name}"][row] for name in NAMES} for key in features})
         self._num_groups += 1
         self._num_episodes += len(columns["length"])
         self._num_rows += int(sum(columns["length"].to_pylist()))
@@ -187,6 +192,7 @@ class _Group:
         self.episodes: list[dict[str, Any]] = []
         self.statistics: list[dict[str, Statistics]] = []
         self.num_rows = 0
+        self._provenance: list[dict[str, Any]] = []
         self._columns: dict[str, list[np.ndarray]] = {}
         self._videos: dict[str, VideoWriter] = {}
         spec = meta.observation_spec
@@ -212,10 +218,11 @@ class _Group:
             video.append(episode.observations.frames[:, view])
             statistics[key] = frame_statistics(episode.observations.frames[:, view])
         entry |= {f"stats/{key}/{name}": value.tolist() for key, each in statistics.items() for name, value in each.items()}
-        entry |= {"meta/episodes/chunk_index": chunk, "meta/episodes/file_index": file, PROVENANCE_COLUMN: json.dumps(episode.provenance)}
+        entry |= {"meta/episodes/chunk_index": chunk, "meta/episodes/file_index": file}
         for name, values in columns.items():
             self._columns.setdefault(name, []).append(values)
         self.episodes.append(entry)
+        self._provenance.append({"episode_index": number, "provenance": episode.provenance})
         self.statistics.append(statistics)
         self.num_rows += num_rows
 
@@ -229,11 +236,16 @@ class _Group:
                 sync_directory(final.parent)
         table = pa.table({name: _column(np.concatenate(values)) for name, values in self._columns.items()})
         episodes = pa.table({name: [entry[name] for entry in self.episodes] for name in self.episodes[0]})
-        for template, content in ((DATA_TEMPLATE, table), (EPISODES_TEMPLATE, episodes)):
+        contents = {
+            DATA_TEMPLATE: parquet_bytes(table),
+            PROVENANCE_TEMPLATE: "".join(f"{json.dumps(entry)}\n" for entry in self._provenance).encode(),
+            EPISODES_TEMPLATE: parquet_bytes(episodes),
+        }
+        for template, content in contents.items():
             final = self._root / place(template, self._number)
             with reported_as_data_error(final):
                 final.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(final, parquet_bytes(content))
+            write_atomically(final, content)
 
     def abandon(self) -> None:
         """Remove what is not finished."""
@@ -266,7 +278,7 @@ def _remove_from(root: Path, meta: DatasetMeta, first_group: int) -> None:
         leftover.unlink()
     group = first_group
     while True:
-        names = [place(DATA_TEMPLATE, group), place(EPISODES_TEMPLATE, group)]
+        names = [place(template, group) for template in (DATA_TEMPLATE, PROVENANCE_TEMPLATE, EPISODES_TEMPLATE)]
         names += [place(VIDEO_TEMPLATE, group, camera_key(camera)) for camera in meta.observation_spec.cameras]
         files = [root / name for name in names if (root / name).is_file()]
         if not files:

@@ -61,6 +61,14 @@ def as_matrix(column: pa.Array | pa.ChunkedArray, where: str) -> np.ndarray:
     return _as_numbers(column, where)
 
 
+def as_bytes(column: pa.Array) -> list[bytes | None]:
+    """Contents of files that are kept as such, or as a structure with a field ``bytes``; None where there is something else."""
+    if pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
+        column = column.field("bytes")
+    is_binary = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
+    return list(column.to_pylist()) if is_binary else [None] * len(column)
+
+
 def _as_numbers(values: pa.Array, where: str) -> np.ndarray:
     kind = values.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):

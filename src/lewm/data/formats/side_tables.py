@@ -58,9 +58,16 @@ def table_options(*, actions: str, proprioception: str, labels: str, reward: str
         proprioception=names(proprioception),
         labels=names(labels),
         reward=str(reward),
-        is_discrete=str(discrete).lower() in ("true", "1", "yes"),
+        is_discrete=is_yes(discrete),
         missing_actions=missing_actions,
     )
+
+
+def is_yes(value: bool | str) -> bool:
+    """An option that is on or off, as it is typed."""
+    if str(value).lower() not in ("true", "false", "1", "0", "yes", "no"):
+        raise ConfigError(f"an option that is on or off must be true or false, got {value!r}")
+    return str(value).lower() in ("true", "1", "yes")
 
 
 @dataclass(frozen=True)

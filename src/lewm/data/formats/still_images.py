@@ -13,6 +13,8 @@ from lewm.errors import DataError
 
 PLAIN_MODES = ("RGB", "L", "1", "P")
 MODES_WITH_ALPHA = ("RGBA", "LA", "PA")
+STARTS_AND_ENDS = ((b"\x89PNG", b"IEND"), (b"\xff\xd8", b"\xff\xd9"))
+"""Pillow decodes a file that breaks off right behind the pixels; another copy of it may break off earlier."""
 ORIENTATION_TAG, UPRIGHT = 0x0112, 1
 
 
@@ -22,7 +24,10 @@ def decode_image(source: Path | bytes, where: str) -> np.ndarray:
     ``DataError`` for damaged files, transparency, 16 bits, CMYK and images that are to be shown rotated; ``where`` names the image in it.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        content = source if isinstance(source, bytes) else source.read_bytes()
+        if any(content.startswith(start) and end not in content for start, end in STARTS_AND_ENDS):
+            raise ValueError("it is cut off")
+        with Image.open(io.BytesIO(content)) as image:
             _check_upright(image, where)
             image.load()
             return _as_rgb(image, where)

@@ -11,7 +11,7 @@ import numpy as np
 from lewm.data.formats.base import EpisodeReader, fingerprint_of, leave_out
 from lewm.data.formats.file_names import in_natural_order
 from lewm.data.formats.recognition import VIDEO_SUFFIXES
-from lewm.data.formats.side_tables import TABLE_SUFFIXES, SideTables, TableOptions, check_num_rows, held_rows, table_options
+from lewm.data.formats.side_tables import TABLE_SUFFIXES, SideTables, TableOptions, check_num_rows, held_rows, is_yes, table_options
 from lewm.data.formats.store import ForeignStore, Format
 from lewm.data.formats.video_frames import VideoFrames, VideoHeader, read_header
 from lewm.data.layout import DatasetMeta
@@ -29,6 +29,7 @@ class VideoFormat(Format):
         path: Path,
         *,
         fps: float = 0.0,
+        read_through: bool | str = False,
         actions: str = "",
         proprioception: str = "",
         labels: str = "",
@@ -38,12 +39,13 @@ class VideoFormat(Format):
     ) -> ForeignStore:
         """The videos at ``path``, in natural order; tables have the same name but for the suffix.
 
-        ``fps`` is the rate of the tables' rows where it is not that of the frames. The others name columns, separated by commas.
+        ``fps`` is the rate of the tables' rows where it is not that of the frames; ``read_through`` counts frames instead of believing the files'
+        headers. The others name columns, separated by commas.
         """
         options = table_options(
             actions=actions, proprioception=proprioception, labels=labels, reward=reward, discrete=discrete, missing_actions=missing_actions
         )
-        return ForeignStore(VideoReader(path, options, rows_per_s(fps)))
+        return ForeignStore(VideoReader(path, options, rows_per_s(fps), is_read_through=is_yes(read_through)))
 
 
 def rows_per_s(text: float | str) -> float:
@@ -60,8 +62,9 @@ def rows_per_s(text: float | str) -> float:
 class VideoReader(EpisodeReader):
     """Videos and the tables beside them."""
 
-    def __init__(self, path: Path, options: TableOptions, fps: float) -> None:
+    def __init__(self, path: Path, options: TableOptions, fps: float, *, is_read_through: bool) -> None:
         self.path, self._fps, self._options = path, fps, options
+        self._is_read_through = is_read_through or fps > 0  # times are only found by reading through
         self._frames = VideoFrames()
         videos = find_videos(path)
         headers = [read_header(video) for video in videos]
@@ -98,13 +101,14 @@ class VideoReader(EpisodeReader):
 
     def _count(self, video: Path, header: VideoHeader) -> int:
         """Frames of a file: as announced, or counted where nothing is."""
-        return header.num_frames if header.num_frames is not None else len(self._frames.index(video))
+        return len(self._frames.index(video)) if self._is_read_through or header.num_frames is None else header.num_frames
 
     def _check_count(self, episode: int) -> None:
         shown, announced = len(self._frames.index(self._videos[episode])), int(self.lengths[episode]) + 1
         if shown != announced:
             raise DataError(
-                f"{str(self._videos[episode])!r} announces {announced} frames but shows {shown}: it was trimmed, or is damaged; re-encode it"
+                f"{str(self._videos[episode])!r} announces {announced} frames but shows {shown}: it was trimmed, or is damaged; pass "
+                "--option read_through=true if it should be so, or re-encode it"
             )
 
     def _table_rows(self, episode: int) -> np.ndarray | None:

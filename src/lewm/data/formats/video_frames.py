@@ -43,7 +43,9 @@ class VideoIndex:
     pts: np.ndarray
     """int64 [n], ascending: when each is shown, in units of ``time_base``."""
     keyframes: np.ndarray
-    """int64 [k], ascending: numbers of the frames from which decoding can start; 0 is one of them."""
+    """int64 [k], ascending: from which frames on the k-th keyframe will do; 0 is one of them. It may itself be cut away from what is shown."""
+    keyframe_pts: np.ndarray
+    """int64 [k]: when they are shown."""
     keyframe_dts: np.ndarray
     """int64 [k]: where to seek for them."""
     time_base: Fraction
@@ -163,13 +165,12 @@ class _Decoder:
 
     def _frames_from(self, index: VideoIndex, keyframe: int) -> Iterator[VideoFrame]:
         """Frames from a keyframe on. What is stored after it but shown before it may need what is not decoded here, and is left out if it does."""
-        keyframe_pts = index.pts[index.keyframes[keyframe]]
         self._container.seek(int(index.keyframe_dts[keyframe]), stream=self._stream, backward=True)
         for packet in self._container.demux(self._stream):
             try:
                 yield from packet.decode()
             except av.FFmpegError:
-                if packet.pts is None or packet.pts >= keyframe_pts:
+                if packet.pts is None or packet.pts >= index.keyframe_pts[keyframe]:
                     raise
 
     def _rgb(self, frame: VideoFrame, number: int, size: tuple[int, ...]) -> np.ndarray:
@@ -223,7 +224,7 @@ def read_header(path: Path) -> VideoHeader:
 
 
 def read_index(path: Path) -> VideoIndex:
-    """Where the frames of a file are; ``DataError`` if there are fewer than it announces, or their times make no order."""
+    """Where the frames of a file are; ``DataError`` if it is damaged, or their times make no order."""
     pts, keyframe_pts, keyframe_dts, num_packets = [], [], [], 0
     with open_video(path) as container:
         stream = video_stream(container, path)
@@ -237,24 +238,16 @@ def read_index(path: Path) -> VideoIndex:
                 time = packet.pts if packet.pts is not None else packet.dts
                 if time is None:
                     raise DataError(f"{str(path)!r} does not say when frame {num_packets - 1} is shown; re-encode it, for example as H.264 in mp4")
-                if packet.is_discard:  # outside of the part of the file that is shown
-                    continue
-                pts.append(time)
+                if not packet.is_discard:  # it is in the part of the file that is shown
+                    pts.append(time)
                 if packet.is_keyframe:
                     keyframe_pts.append(time)
                     keyframe_dts.append(packet.dts if packet.dts is not None else time)
         except (av.FFmpegError, ValueError, MemoryError) as error:
             raise DataError(f"{str(path)!r} is damaged after frame {num_packets - 1} ({error}); restore the file") from None
         times = np.array(pts, np.int64)
-        _check_complete(path, stream, num_packets)
         assert stream.time_base is not None  # every stream of a file has one
         return _index_of(path, times, np.array(keyframe_pts, np.int64), np.array(keyframe_dts, np.int64), Fraction(stream.time_base))
-
-
-def _check_complete(path: Path, stream: VideoStream, num_packets: int) -> None:
-    """Most containers announce the number of their frames."""
-    if num_packets == 0 or num_packets < stream.frames:
-        raise DataError(f"{str(path)!r} is cut off: it has {num_packets} of {stream.frames} frames; restore it")
 
 
 def _index_of(path: Path, pts: np.ndarray, keyframe_pts: np.ndarray, keyframe_dts: np.ndarray, time_base: Fraction) -> VideoIndex:
@@ -264,9 +257,11 @@ def _index_of(path: Path, pts: np.ndarray, keyframe_pts: np.ndarray, keyframe_dt
         raise DataError(f"{str(path)!r} shows frames {number} and {number + 1} at the same time; re-encode it with one time for each")
     order = np.argsort(keyframe_pts)
     keyframes = np.searchsorted(pts, keyframe_pts[order])
+    is_last = np.append(np.diff(keyframes) > 0, True) & (keyframes < len(pts)) if len(order) else np.zeros(0, bool)
+    order, keyframes = order[is_last], keyframes[is_last]
     if len(keyframes) == 0 or keyframes[0] != 0:
         raise DataError(f"{str(path)!r} does not begin with a keyframe, so that its first frames cannot be decoded; re-encode it")
-    return VideoIndex(pts, keyframes, keyframe_dts[order], time_base)
+    return VideoIndex(pts, keyframes, keyframe_pts[order], keyframe_dts[order], time_base)
 
 
 def _number_of(index: VideoIndex, frame: VideoFrame) -> int:
