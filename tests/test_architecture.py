@@ -19,6 +19,7 @@ STAGES = [
     ("envs",),
     ("data",),
     ("run_directory", "checkpoint"),
+    ("official_weights",),
     ("evaluation",),
     ("resuming",),
     ("training",),

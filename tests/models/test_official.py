@@ -12,6 +12,7 @@ from lewm.models.official import official_names
 from lewm.models.world_model import WorldModel
 from lewm.schema import ActionSpec, Observation, ObservationSpec
 
+
 @pytest.fixture(scope="module")
 def model() -> WorldModel:
     config = load_preset("paper")

@@ -73,7 +73,7 @@ def largest_difference(got: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def assert_same_gradients(case: Case) -> None:
-    """Of every parameter; those that are nothing but rounding (a key's bias moves no softmax, no shift a BatchNorm) count against the largest gradient."""
+    """Of every parameter; those that are rounding alone (a key's bias moves no softmax, no shift a BatchNorm) count against the largest."""
     names = official_names(case.model)
     expected = {ours: case.weights[name].grad for ours, name in names.items() if case.weights[name].requires_grad}
     assert set(expected) == {name for name, _ in case.model.named_parameters()}

@@ -2,9 +2,9 @@
 
 Axes: R row, T token or model step, B batch, D latent, W width, A action block, M direction, Y X image, h head, d head width.
 
-Weights go by their official names (encoder names of transformers 5), in any floating type, and none of lewm's networks is used: what this computes is
-what lewm's own model is tested against and timed against. There is no dropout. With ``is_training`` BatchNorm takes the statistics of all rows together
-and moves the running ones, in place, as torch's own module does.
+Weights go by their official names (encoder names of transformers 5), in any floating type. None of lewm's networks is used, so that lewm's own model
+can be tested and timed against this. There is no dropout. With ``is_training`` BatchNorm takes the statistics of all rows together and moves the running
+ones, in place, as torch's own module does.
 """
 
 from collections.abc import Mapping
@@ -63,7 +63,7 @@ def official_predictions(
         hidden = functional.gelu(_linear(weights, f"{layer}.mlp.net.1", normed))
         tokens = tokens + gate_mlp * _linear(weights, f"{layer}.mlp.net.4", hidden)
     features = _layer_norm(weights, "predictor.transformer.norm", tokens, EPSILON)
-    return _projected(weights, "pred_proj", features.flatten(0, 1), is_training).unflatten(0, features.shape[:2])
+    return _projected(weights, "pred_proj", features.flatten(0, 1), is_training).view(*features.shape[:2], -1)
 
 
 def official_loss(
@@ -77,7 +77,7 @@ def official_loss(
 ) -> Float[Tensor, ""]:
     """Prediction loss + weight * SIGReg (per time step over the batch) of windows of T + 1 frames, R = B (T + 1), in training mode."""
     rows = official_latents(weights, pixels, is_training=True, head_width=head_width)
-    latents = rows.unflatten(0, (len(blocks), -1))  # [B, T+1, D]
+    latents = rows.view(len(blocks), -1, rows.shape[-1])  # [B, T+1, D]
     predicted = official_predictions(weights, latents[:, :-1], blocks, is_training=True, head_width=head_width)
     return (predicted - latents[:, 1:]).square().mean() + weight * literal_sigreg(latents.transpose(0, 1), directions)
 
@@ -111,7 +111,7 @@ def _projected(weights: Weights, name: str, rows: Tensor, is_training: bool) -> 
 
 
 def _heads(tokens: Tensor, head_width: int) -> Tensor:
-    return tokens.unflatten(-1, (-1, head_width)).transpose(1, 2)  # [R, T, h*d] -> [R, h, T, d]
+    return tokens.reshape(*tokens.shape[:-1], -1, head_width).transpose(1, 2)  # [R, T, h*d] -> [R, h, T, d]
 
 
 def _joined(heads: Tensor) -> Tensor:
