@@ -12,7 +12,7 @@ from lewm.registry import TABLES
 
 SOURCE = Path(lewm.__file__).parent
 STAGES = [
-    ("errors", "schema", "registry", "config", "config_files", "presets", "seeds", "versions"),
+    ("errors", "schema", "registry", "config", "head_config", "config_files", "presets", "seeds", "versions"),
     ("models",),
     ("devices", "distributed", "objectives"),
     ("planning",),
@@ -22,7 +22,7 @@ STAGES = [
     ("official_weights",),
     ("evaluation",),
     ("resuming", "fine_tuning"),
-    ("training",),
+    ("training", "decoder_training"),
     ("report", "deploy", "compat"),
     ("cards",),
     ("hub",),
