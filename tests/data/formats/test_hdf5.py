@@ -131,6 +131,32 @@ def test_names_and_bounds_come_from_the_columns(path: Path) -> None:
     assert meta.action_spec == ActionSpec(kind="continuous", low=tuple(actions.min(0).tolist()), high=tuple(actions.max(0).tolist()))
 
 
+@pytest.mark.parametrize(
+    ("released", "proprioception", "labels", "has_rewards"),
+    [
+        ({"episode_idx": (), "proprio": (4,), "state": (7,), "step_idx": ()}, 4, 7, False),  # Push-T
+        (
+            {
+                **{"distance_to_target": (), "ep_idx": (), "id": (), "observation": (10,), "pos_agent": (2,), "pos_target": (2,), "proprio": (2,)},
+                **{"render_time": (), "reward": (), "step_idx": (), "terminated": (), "truncated": ()},
+            },
+            *(2, 15, True),
+        ),  # two-room
+        ({"observation": (28,), "privileged_block_0_pos": (3,), "proprio_effector_pos": (3,), "proprio_gripper_opening": (1,)}, 4, 31, False),  # Cube
+    ],
+)
+def test_released_files_have_columns_that_are_understood(
+    tmp_path: Path, columns, released, proprioception: int, labels: int, has_rewards: bool
+) -> None:
+    """Names and widths as people who have the files list them; Push-T's has no NaN among its actions."""
+    kept = {name: columns[name] for name in ("pixels", "ep_len", "ep_offset")} | {"action": np.random.default_rng(1).random((9, 2), np.float32)}
+    store = open_store(save(tmp_path / "d.h5", kept | {name: np.zeros((9, *shape)) for name, shape in released.items()}))
+    assert len(store.observation_spec.proprioception) == proprioception
+    assert len(store.label_names) == labels
+    assert store.meta.has_rewards == has_rewards
+    assert store.episode(1).num_env_steps == 4
+
+
 def test_columns_that_nothing_is_made_of_are_named() -> None:
     assert open_store(RECORDED[0]).meta.provenance["columns_left_out"] == ["goal", "render_time", "step_idx", "truncated"]
 
