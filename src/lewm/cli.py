@@ -15,11 +15,15 @@ VERBS = {
     "list": ("lewm.commands.show", "what there is: envs, policies, planners, objectives, encoders, formats, presets, collections, evaluations"),
     "collect": ("lewm.commands.collect", "record episodes of a world into a dataset"),
     "info": ("lewm.commands.show", "what a dataset, run or checkpoint holds; --verify checks every hash"),
+    "convert": ("lewm.commands.convert", "write a dataset in another format; --to FORMAT, default: ours"),
     "train": ("lewm.commands.train", "train a world model from the pixels of a dataset"),
     "eval": ("lewm.commands.evaluate", "measure a run: success, probe, collapse"),
     "verify": ("lewm.commands.evaluate", "replay a result file in the simulator and recompute every number in it"),
     "compare": ("lewm.commands.evaluate", "the success of several training seeds on the same pairs, with one interval"),
     "report": ("lewm.commands.demo", "one self-contained HTML page about a run"),
+    "lab": ("lewm.commands.lab", "every objective on the same worlds, data, networks, steps and seeds: which of them collapse"),
+    "push": ("lewm.commands.hub", "upload a run, checkpoint or dataset to the Hugging Face hub"),
+    "pull": ("lewm.commands.hub", "download and verify what push uploaded"),
     "bench": ("lewm.commands.bench", "measure speed against a plain reference in the same run"),
 }
 """Verb -> (module with a function of the verb's name, one line of help)."""

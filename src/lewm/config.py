@@ -175,11 +175,43 @@ class ObjectiveConfig:
     """K: points in [0, 3] at which the characteristic function is compared."""
     inverse_weight: float = 0.0
     """Weight of recovering each action block from the latents before and after it: against latents that hold only what moves by itself; 0: off."""
+    variance_weight: float | None = None
+    """vicreg, pldm: weight of the hinge on each dimension's standard deviation over the batch. This and the weights below: None is the
+    objective's own, and one that an objective does not have is refused."""
+    covariance_weight: float | None = None
+    """vicreg, pldm: weight of the squared covariances between dimensions over the batch."""
+    time_variance_weight: float | None = None
+    """pldm: the hinge over the time steps of a clip."""
+    time_covariance_weight: float | None = None
+    """pldm: the covariances over the time steps of a clip."""
+    smoothness_weight: float | None = None
+    """pldm: weight of the squared distance between consecutive latents."""
+    recovery_weight: float | None = None
+    """pldm, inverse: weight of recovering the actions between two latents."""
+    reconstruction_weight: float | None = None
+    """reconstruct: weight of the squared error of decoded frames."""
+    reward_weight: float | None = None
+    """reward: weight of predicting each block's reward."""
+    value_weight: float | None = None
+    """reward: weight of the temporal-difference error of the value."""
+    temperature: float | None = None
+    """contrastive: what mean squared distances are divided by before they compete."""
+    target_decay: float | None = None
+    """ema, reward: share of the old target network that is kept at each step, in [0, 1)."""
+    discount: float | None = None
+    """reward: of the value, per model step, in [0, 1)."""
+    num_subspaces: int | None = None
+    """sigreg-subspace: K: orthogonal parts of the latent space, each compared with a Gaussian of its own; divides the latent dimension."""
 
     def __post_init__(self) -> None:
         _at_least(0, weight=self.weight, inverse_weight=self.inverse_weight)
         _at_least(1, num_directions=self.num_directions)
         _at_least(2, num_knots=self.num_knots)
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        _at_least(0, **{f"objective.{name}": value for name, value in given.items() if name.endswith("_weight")})
+        _fraction(**{f"objective.{name}": value for name, value in given.items() if name in ("target_decay", "discount")})
+        _at_least(1, **{f"objective.{name}": value for name, value in given.items() if name == "num_subspaces"})
+        _require(self.temperature is None or self.temperature > 0, f"objective.temperature must be positive, got {self.temperature}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +244,9 @@ class TrainConfig:
     """Compile the model with torch.compile (needs a C++ compiler on a CPU)."""
     num_threads: int | None = None
     """CPU threads of torch; default: all cores."""
+    freeze: Literal["encoder", "predictor"] | None = None
+    """Leave these weights as they are: the encoder with its projector, or the predictor with its projector and the action encoder; for training
+    that starts from another run (`lewm train --from RUN`)."""
     log_every_steps: int = 20
     """Steps between two lines of metrics.jsonl."""
     monitor_every_steps: int = 100

@@ -157,6 +157,11 @@ ENVS = Table(
             extra="atari",
             needs=("ale-py",),
         ),
+        "stress/": Entry(
+            target="lewm.envs.stressed:stressed_env",
+            members="lewm.envs.stress:stress_names",
+            summary="stress/<kind>/<env>: any world with a nuisance over its frames, such as stress/distractor/two-room",
+        ),
         "ogbench/": Entry(
             target="lewm.envs.ogbench:member_env",
             members="lewm.envs.ogbench:member_names",
@@ -190,6 +195,22 @@ OBJECTIVES = Table(
     "objective",
     {
         "lewm": Entry(target="lewm.objectives.prediction:LeWMObjective", summary="next-latent prediction + weight * SIGReg: LeWorldModel"),
+        "none": Entry(target="lewm.objectives.baselines:NoneObjective", summary="prediction alone: collapses"),
+        "stopgrad": Entry(target="lewm.objectives.baselines:StopGradientObjective", summary="prediction of targets without a gradient: SimSiam"),
+        "ema": Entry(target="lewm.objectives.baselines:EMAObjective", summary="prediction of a slowly following encoder's targets: BYOL, I-JEPA"),
+        "vicreg": Entry(target="lewm.objectives.variance:VICRegObjective", summary="prediction + variance hinge + covariance penalty: VICReg"),
+        "pldm": Entry(target="lewm.objectives.variance:PLDMObjective", summary="prediction and six more terms: PLDM"),
+        "reconstruct": Entry(
+            target="lewm.objectives.reconstruction:ReconstructionObjective", summary="prediction + decoding the frames: the generative way"
+        ),
+        "inverse": Entry(target="lewm.objectives.baselines:InverseObjective", summary="prediction + recovering the actions, no regulariser"),
+        "contrastive": Entry(target="lewm.objectives.contrastive:ContrastiveObjective", summary="InfoNCE between predicted and true next latents"),
+        "reward": Entry(target="lewm.objectives.reward:RewardObjective", summary="consistency + reward and value prediction: the TD-MPC way"),
+        "frozen": Entry(target="lewm.objectives.baselines:FrozenObjective", summary="prediction in the latents of an untrained (random) encoder"),
+        "sigreg-subspace": Entry(
+            target="lewm.objectives.sigreg_variants:SubspaceObjective", summary="SIGReg in frozen orthogonal subspaces: Sub-JEPA"
+        ),
+        "sigreg-aniso": Entry(target="lewm.objectives.sigreg_variants:AnisotropicObjective", summary="SIGReg against learnt variances: AnisoWM"),
     },
 )
 
@@ -227,7 +248,7 @@ FORMATS = Table(
             target="lewm.data.formats.minari:MinariFormat",
             summary="a Minari dataset with images among its observations; written too",
             extra="minari",
-            needs=("minari", "h5py"),
+            needs=("h5py",),
         ),
         "robomimic": Entry(
             target="lewm.data.formats.robomimic:RobomimicFormat", summary="an HDF5 file of robomimic's demonstrations", extra="hdf5", needs=("h5py",)
@@ -251,6 +272,9 @@ EVALUATIONS = Table(
         "success": Entry(target="lewm.evaluation.success:evaluate_success", summary="reach goals never trained on, with floors and intervals"),
         "collapse": Entry(target="lewm.evaluation.collapse:evaluate_collapse", summary="do the latents of held-out frames carry information?"),
         "probe": Entry(target="lewm.evaluation.probing:evaluate_probe", summary="read true quantities off frozen and imagined latents"),
+        "surprise": Entry(
+            target="lewm.evaluation.surprise:evaluate_surprise", summary="are steps that the world does not make surprising? violation of expectation"
+        ),
         "atari-labels": Entry(
             target="lewm.evaluation.atari_probing:evaluate_atari_labels", summary="AtariARI: name the game's memory bytes from frozen latents"
         ),

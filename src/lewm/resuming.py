@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lewm.checkpoint import list_checkpoints, load_checkpoint, load_trainer
+from lewm.checkpoint import list_checkpoints, load_checkpoint, load_trainer, read_description
 from lewm.config import Config
 from lewm.config_files import to_dict
 from lewm.errors import CheckpointError, ConfigError
@@ -42,6 +42,13 @@ def restore(
         return int(state["step"]), list(state["looks"]), float(state["train_seconds"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"checkpoint {str(checkpoint.path)!r} cannot be resumed: its trainer state does not fit ({error})") from error
+
+
+def base_of(out: Path) -> dict[str, Any] | None:
+    """What an earlier part of a run took over from another one, None if nothing."""
+    saved = list_checkpoints(out)
+    found = read_description(saved[-1])["provenance"].get("base") if saved else None
+    return None if found is None else dict(found)
 
 
 def _take_over(objective: Objective, optimizer: torch.optim.Optimizer, model: WorldModel, tensors: dict[str, Tensor]) -> None:

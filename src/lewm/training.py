@@ -25,16 +25,17 @@ from lewm.checkpoint import checkpoint_path, list_checkpoints, save_checkpoint
 from lewm.config import Config
 from lewm.config_files import to_toml
 from lewm.data.clips import ClipSampler, Prefetcher
-from lewm.data.episodes import EpisodeStore
+from lewm.data.formats.store import Store, open_store
 from lewm.data.splits import split_episodes
 from lewm.devices import check_device
 from lewm.distributed import all_reduce_sum, synchronise_batch_norm
 from lewm.errors import DataError, TrainingError
 from lewm.evaluation.collapse import judge_training, measure_collapse
+from lewm.fine_tuning import freeze, take_over, to_training
 from lewm.models.world_model import WorldModel
 from lewm.objectives.base import Objective
 from lewm.registry import OBJECTIVES, PLANNERS
-from lewm.resuming import restore, trainer_state
+from lewm.resuming import base_of, restore, trainer_state
 from lewm.run_directory import MetricsLog, check_run, prepare_run
 from lewm.schema import Clip, Observation
 from lewm.versions import hardware, versions
@@ -65,12 +66,14 @@ def train(
     *,
     data: Path | str,
     out: Path | str,
+    base: Path | str | None = None,
     resume: bool = False,
     command: str = "",
     progress: Callable[[], Progress] | None = None,
 ) -> Path:
     """Train a world model on the episodes at ``data`` and write a run directory to ``out``, which is returned.
 
+    ``base`` is a run or checkpoint whose weights training starts from (``fine_tuning.py``); a resumed run has its own.
     ``progress`` makes the watcher (in the process that reports, hence a factory). Errors: ``ConfigError`` if ``out`` exists without ``resume`` or
     the configuration does not fit the data, ``DeviceError``, ``DataError``, ``TrainingError`` when the loss is not finite or on a collapse that
     should stop the run.
@@ -85,9 +88,14 @@ def train(
     if not is_launched_outside:
         check_run(Path(out), resume=resume)  # before the work of opening the data
     # Bound as a partial, because Fabric refuses frozen dataclasses among the arguments that it passes to new processes.
-    fabric.launch(
-        functools.partial(_train_on_rank, config=config, data=Path(data), out=Path(out), resume=resume, command=command, make_progress=progress)
-    )
+    settings: dict[str, Any] = {
+        "data": Path(data),
+        "base": None if base is None or resume else Path(base),
+        "out": Path(out),
+        "resume": resume,
+        "command": command,
+    }
+    fabric.launch(functools.partial(_train_on_rank, config=config, make_progress=progress, **settings))
     return Path(out)
 
 
@@ -110,13 +118,13 @@ class _Opened(nn.Module):
         return loss, terms
 
 
-def dry_run(config: Config, *, data: Path | str) -> None:
+def dry_run(config: Config, *, data: Path | str, base: Path | str | None = None) -> None:
     """Everything that a run checks before its first step: device, dataset, clip length, model and frame size. Raises what ``train`` would."""
     check_device(config.train.device, config.train.num_devices)
-    store = EpisodeStore(Path(data))
+    store = open_store(data)
     train_ids, validation_ids = split_episodes(store.episode_ids, config.data.validation_fraction, config.data.split_seed)
     _monitor_clip(store, _windows(config), validation_ids, train_ids)
-    build_objective(config, store, train_ids)
+    build_objective(config, store, train_ids, base=base)
 
 
 def learning_rate(config: Config, step: int) -> float:
@@ -128,8 +136,13 @@ def learning_rate(config: Config, step: int) -> float:
     return config.train.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, length - warmup)))
 
 
-def build_objective(config: Config, store: EpisodeStore, train_ids: np.ndarray, reduce: Callable[[Tensor], Tensor] | None = None) -> Objective:
-    """The objective with a freshly initialised world model that fits the data, its action statistics taken from the training episodes."""
+def build_objective(
+    config: Config, store: Store, train_ids: np.ndarray, reduce: Callable[[Tensor], Tensor] | None = None, base: Path | str | None = None
+) -> tuple[Objective, dict[str, Any] | None]:
+    """The objective with a world model that fits the data, and what it took over from ``base``.
+
+    Without a base the model is freshly initialised, its action statistics taken from the training episodes.
+    """
     PLANNERS.entry(config.planner.name)  # an unknown planner is better known now than after training
     torch.manual_seed(config.train.seed)
     observation_spec = dataclasses.replace(store.observation_spec, stack_offsets_env_steps=config.data.stack_offsets_env_steps)
@@ -137,19 +150,28 @@ def build_objective(config: Config, store: EpisodeStore, train_ids: np.ndarray, 
     if store.action_spec.kind == "continuous":
         mean, std = store.action_statistics(train_ids)
         model.set_action_statistics(mean, std)
+    origin = None if base is None else take_over(model, config, base)
     objective: Objective = OBJECTIVES.load(config.objective.name)(config, model, seed=config.train.seed, reduce=reduce)
+    freeze(objective)
     there = {"frames", "blocks"} | {name for name in ("rewards", "labels", "proprioception") if name in store.meta.columns}
     missing = set(objective.clip_columns) - there
     if missing:
         raise DataError(f"objective {config.objective.name!r} needs {', '.join(sorted(missing))}, which dataset {str(store.path)!r} does not have")
-    return objective
+    return objective, origin
 
 
 def _train_on_rank(
-    fabric: Fabric, config: Config, data: Path, out: Path, resume: bool, command: str, make_progress: Callable[[], Progress] | None
+    fabric: Fabric,
+    config: Config,
+    data: Path,
+    base: Path | None,
+    out: Path,
+    resume: bool,
+    command: str,
+    make_progress: Callable[[], Progress] | None,
 ) -> None:
     options = config.train
-    store = EpisodeStore(data)
+    store = open_store(data)
     train_ids, validation_ids = split_episodes(store.episode_ids, config.data.validation_fraction, config.data.split_seed)
     windows = _windows(config)
     sampler = ClipSampler(
@@ -166,12 +188,13 @@ def _train_on_rank(
     )
     monitor_clip = _monitor_clip(store, windows, validation_ids, train_ids).map(lambda tensor: tensor.to(fabric.device))
     is_parallel = fabric.world_size > 1
-    objective = build_objective(config, store, train_ids, all_reduce_sum if is_parallel else None)
+    objective, origin = build_objective(config, store, train_ids, all_reduce_sum if is_parallel else None, base)
     if is_parallel:
         synchronise_batch_norm(objective)
     objective.to(fabric.device)  # before the optimizer, whose restored state goes where its parameters are
     model = objective.world_model
-    optimizer = torch.optim.AdamW(objective.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=options.learning_rate, weight_decay=options.weight_decay)
     start_step, looks, seconds_before = restore(out, config, objective, optimizer, store.dataset_sha256) if resume else (0, [], 0.0)
     if fabric.is_global_zero:
         prepare_run(out, to_toml(config), resume=resume)  # only now: a run that is refused leaves nothing behind
@@ -181,6 +204,7 @@ def _train_on_rank(
     wrapped, optimizer = fabric.setup(_Opened(objective), optimizer)
 
     provenance = {
+        **({} if (origin := origin or base_of(out)) is None else {"base": origin}),
         "dataset_sha256": store.dataset_sha256,
         "episode_seeds": store.index["seed"].tolist(),
         "command": command,
@@ -213,6 +237,7 @@ def _train_on_rank(
         batches = stack.enter_context(Prefetcher(sampler, start_step, num_batches=config.data.num_prefetched_batches))
         if progress is not None:
             stack.callback(progress.close)
+        to_training(objective)
         for step in range(start_step, options.num_steps):
             clip = next(batches).map(lambda array: torch.from_numpy(array).to(fabric.device, non_blocking=True))
             clip = add_pixel_noise(clip, options.pixel_noise_std, options.seed, step, sampler.first_row)
@@ -274,7 +299,7 @@ def _windows(config: Config) -> dict[str, Any]:
     return {name: getattr(config.data, name) for name in names}
 
 
-def _monitor_clip(store: EpisodeStore, windows: dict[str, Any], validation_ids: np.ndarray, train_ids: np.ndarray) -> Clip[Tensor]:
+def _monitor_clip(store: Store, windows: dict[str, Any], validation_ids: np.ndarray, train_ids: np.ndarray) -> Clip[Tensor]:
     """A fixed batch of held-out clips."""
     if len(validation_ids) == 0:
         logger.warning(
@@ -292,7 +317,7 @@ def _look(model: WorldModel, objective: Objective, clip: Clip[Tensor], step: int
     try:
         return {"step": step} | measure_collapse(model, clip)
     finally:
-        objective.train()
+        to_training(objective)
 
 
 def _check_finite(loss: float, gradient_norm: float, step: int, out: Path) -> None:

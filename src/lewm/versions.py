@@ -21,6 +21,7 @@ def versions() -> dict[str, str]:
 
 def other_simulators(env: str, recorded: Mapping[str, Any]) -> str:
     """How the simulators of a world differ from those that a file records, in words; empty where they do not, or where it records none."""
+    env = env.split("/", 2)[-1] if env.startswith("stress/") else env
     names = [name for family, needs in SIMULATORS.items() if env.startswith(family) for name in needs]
     here = _installed(names)
     return ", ".join(

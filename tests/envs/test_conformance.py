@@ -35,6 +35,7 @@ QUICK = (
     "atari/pong",
     "ogbench/cube-single",
     "ogbench/pointmaze-medium",
+    "stress/distractor/two-room",
 )
 """Tested by default: one and several joints, contacts, objects; games with and without FIRE, x, y or both to reach."""
 LENT = ("two-room", "push-t", "dmc/reacher-easy", "atari/pong", "ogbench/cube-single", "ogbench/pointmaze-medium")

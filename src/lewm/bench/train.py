@@ -46,7 +46,7 @@ def measure(options: BenchOptions) -> list[Row]:
             batch_size=config.train.batch_size,
             seed=config.train.seed,
         )
-        objective = build_objective(config, store, store.episode_ids)
+        objective, _ = build_objective(config, store, store.episode_ids)
         plain = copy.deepcopy(objective)
         windows = [sampler.batch(step) for step in range(1 + num_steps * (1 + num_rounds))]
         reference_loss = _plain_losses(plain, config, store, [(clip.episode.tolist(), clip.start_env_step.tolist()) for clip in windows])

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from lewm.commands.parsing import check_result_file, command_line, parse, parse_distances, parse_options, say, show, write_result
+from lewm.commands.parsing import check_result_file, command_line, parse, parse_distances, parse_options, refresh_card, say, show, write_result
 from lewm.config import PlannerConfig
 from lewm.config_files import from_dict
 from lewm.errors import ConfigError, LewmError
@@ -67,6 +67,26 @@ class LatentArguments:
 
 
 @dataclass(frozen=True)
+class CollapseArguments(LatentArguments):
+    """Measure spread, rank, shape and origin of the latents of held-out episodes, and give a verdict with reasons."""
+
+    num_clips: int = 2048
+    """Clips to look at, at most; 5000 clips of the default length hold 20,000 frames."""
+    seed: int = 0
+    """Which clips."""
+
+
+@dataclass(frozen=True)
+class SurpriseArguments(LatentArguments):
+    """Show clips of held-out episodes in which something impossible happens, and see whether it is more surprising than what is normal."""
+
+    num_clips: int = 512
+    """Clips, of which half say what is normal; a clip is 14 model steps long."""
+    seed: int = 0
+    """Which clips."""
+
+
+@dataclass(frozen=True)
 class ProbeArguments(LatentArguments):
     """Read true quantities off the latents of held-out episodes, and off imagined latents, with a linear probe."""
 
@@ -121,7 +141,7 @@ def evaluate(words: Sequence[str]) -> None:
     if not words or words[0].startswith("-"):
         raise ConfigError(f"`lewm eval` needs the name of an evaluation: {', '.join(EVALUATIONS)}; for example `lewm eval success RUN`")
     EVALUATIONS.entry(words[0])
-    routes = {"success": _success, "probe": _probe, "atari-labels": _atari_labels}
+    routes = {"success": _success, "probe": _probe, "collapse": _collapse, "surprise": _surprise, "atari-labels": _atari_labels}
     routes.get(words[0], _latents)(words)
 
 
@@ -165,7 +185,7 @@ def _success(words: Sequence[str]) -> None:
     }
     result = _scripted_result(arguments, words, settings) if _is_scripted(arguments) else _run_result(arguments, settings)
     show(success_table(result))
-    write_result(arguments.json, result)
+    _write_to_run(arguments.json, result, arguments.run)
 
 
 def _run_result(arguments: SuccessArguments, settings: dict[str, Any]) -> dict[str, Any]:
@@ -206,6 +226,16 @@ def _latents(words: Sequence[str]) -> None:
     _evaluate_latents(words, parse(LatentArguments, f"eval {words[0]}", words[1:]))
 
 
+def _collapse(words: Sequence[str]) -> None:
+    arguments = parse(CollapseArguments, "eval collapse", words[1:])
+    _evaluate_latents(words, arguments, num_clips=arguments.num_clips, seed=arguments.seed)
+
+
+def _surprise(words: Sequence[str]) -> None:
+    arguments = parse(SurpriseArguments, "eval surprise", words[1:])
+    _evaluate_latents(words, arguments, num_clips=arguments.num_clips, seed=arguments.seed)
+
+
 def _probe(words: Sequence[str]) -> None:
     arguments = parse(ProbeArguments, "eval probe", words[1:])
     _evaluate_latents(words, arguments, horizon_model_steps=arguments.horizon_model_steps, context_model_steps=arguments.context_model_steps)
@@ -223,7 +253,14 @@ def _evaluate_latents(words: Sequence[str], arguments: LatentArguments | AtariLa
 
     result = evaluate_latents(words[0], arguments.run, arguments.data, command=command_line("eval", words), **options)
     show(latent_table(result))
-    write_result(arguments.json, result)
+    _write_to_run(arguments.json, result, arguments.run)
+
+
+def _write_to_run(path: Path | None, result: dict[str, Any], run: Path) -> None:
+    """Write the result; the card of the run whose results it joins then shows it."""
+    write_result(path, result)
+    if path is not None and path.resolve().parent == (run / "results").resolve():
+        refresh_card(run)
 
 
 def _planner_of(words: Sequence[str]) -> PlannerConfig:

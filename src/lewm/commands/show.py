@@ -13,6 +13,7 @@ from rich.table import Table as RichTable
 
 from lewm.commands.parsing import console, parse, show, write_result
 from lewm.config_files import preset_names
+from lewm.data.formats.recognition import recognise
 from lewm.errors import ConfigError, DataError, LewmError, MissingExtraError
 from lewm.registry import TABLES
 
@@ -29,10 +30,10 @@ class ListArguments:
 
 @dataclass(frozen=True)
 class InfoArguments:
-    """What a dataset, run or checkpoint holds."""
+    """What a dataset of any format, a run or a checkpoint holds."""
 
     path: tyro.conf.Positional[Path]
-    """Directory of a dataset, run or checkpoint."""
+    """Directory or file of a dataset, run or checkpoint."""
     verify: bool = False
     """Check every hash of a dataset."""
     json: Path | None = None
@@ -94,7 +95,8 @@ def describe(path: Path, *, verify: bool) -> dict[str, Any]:
     """What the directory at ``path`` holds, recognised by its files."""
     if not path.exists():
         raise DataError(f"there is nothing at {str(path)!r}")
-    if (path / "meta.json").exists():
+    is_trained = any((path / name).exists() for name in ("config.json", "config.toml", "checkpoints"))
+    if not is_trained and recognise(path) is not None:
         from lewm.data.info import describe_dataset
 
         description: dict[str, Any] = describe_dataset(path, verify=verify)

@@ -1,6 +1,7 @@
 """``lewm train``."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lewm.commands.parsing import ProgressBar, command_line, parse, show
+from lewm.commands.parsing import ProgressBar, command_line, parse, refresh_card, show
 from lewm.config import Config
 from lewm.config_files import from_dict, load_config, load_preset, to_toml
 from lewm.errors import ConfigError
@@ -22,6 +23,10 @@ class TrainArguments:
     """Dataset directory."""
     out: Path
     """Run directory to write."""
+    from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Run or checkpoint whose weights and settings training starts from; its action encoder only where actions have the same form."""
+    freeze: Literal["encoder", "predictor"] | None = None
+    """Short for --train.freeze: leave these weights as they are."""
     preset: str | None = None
     """Settings to start from (`lewm list presets`); default: the paper's."""
     config: Path | None = None
@@ -46,17 +51,29 @@ def train(words: Sequence[str]) -> None:
         config = replace(config, train=replace(config.train, seed=arguments.seed))
     if arguments.on_collapse is not None:
         config = replace(config, train=replace(config.train, on_collapse=arguments.on_collapse))
+    if arguments.freeze is not None:
+        config = replace(config, train=replace(config.train, freeze=arguments.freeze))
+    if config.train.freeze is not None and arguments.from_ is None and not arguments.resume:
+        raise ConfigError("--freeze keeps weights as they are, and there are none yet: give --from RUN")
     if arguments.dry_run:
         from lewm.training import dry_run
 
-        dry_run(config, data=arguments.data)
+        dry_run(config, data=arguments.data, base=arguments.from_)
         show(to_toml(config))
         return
     from lewm.training import train as run_training
 
     run = run_training(
-        config, data=arguments.data, out=arguments.out, resume=arguments.resume, command=command_line("train", words), progress=TrainingBar
+        config,
+        data=arguments.data,
+        out=arguments.out,
+        base=arguments.from_,
+        resume=arguments.resume,
+        command=command_line("train", words),
+        progress=TrainingBar,
     )
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first one saves checkpoints
+        refresh_card(run)
     show(f"trained: {run}\nnext: lewm eval success {run}")
 
 
@@ -80,17 +97,28 @@ class TrainingBar:
         self._bar.close()
 
 
+def _config_of(base: Path) -> Config:
+    """The settings of a run, without what was particular to its training."""
+    from lewm.checkpoint import find_checkpoint, read_description
+
+    config = from_dict(read_description(find_checkpoint(base))["config"])
+    return replace(config, train=replace(config.train, freeze=None))
+
+
 def _with_base(words: Sequence[str]) -> TrainArguments:
     """Defaults for the flags: the preset, then the file, then the chosen encoder's own settings."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--preset")
+    first.add_argument("--from", dest="base", type=Path)
     first.add_argument("--config", type=Path)
     first.add_argument("--encoder.name", dest="encoder")
     try:
         known, _ = first.parse_known_args(list(words))
     except argparse.ArgumentError as error:
         raise ConfigError(str(error)) from None
-    config = load_preset(known.preset) if known.preset else Config()
+    if known.preset and known.base:
+        raise ConfigError("--preset and --from both say where settings start from; leave one out, and change single settings with --SECTION.KEY")
+    config = load_preset(known.preset) if known.preset else _config_of(known.base) if known.base else Config()
     if known.config:
         config = load_config(known.config, config)
     if known.encoder:

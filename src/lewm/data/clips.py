@@ -6,14 +6,14 @@ Axes: B batch, T model step, V view (cameras x stacked frames), Y X image, P pro
 import queue
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from types import TracebackType
 
 import numpy as np
 
-from lewm.data.episodes import EpisodeStore
+from lewm.data.formats.store import ForeignColumn, Store
 from lewm.data.windows import WindowIndex, Windows, shuffled
 from lewm.errors import ConfigError
 from lewm.schema import Clip, Observation
@@ -40,7 +40,7 @@ class ClipSampler:
 
     def __init__(
         self,
-        store: EpisodeStore,
+        store: Store,
         *,
         num_transitions: int,
         action_block: int,
@@ -111,7 +111,13 @@ class ClipSampler:
 
     def fixed_batch(self, seed: int, num_clips: int) -> Clip[np.ndarray]:
         """The same ``num_clips`` distinct windows at every call, or all of them if there are fewer: for validation."""
-        return self._cut(np.sort(shuffled(np.arange(min(num_clips, self.num_windows)), self.num_windows, seed)), None)
+        return self._cut(self._fixed_numbers(seed, num_clips), None)
+
+    def fixed_chunks(self, seed: int, num_clips: int, chunk: int) -> Iterator[Clip[np.ndarray]]:
+        """The windows of ``fixed_batch`` in chunks of about the same size, at most ``chunk``."""
+        numbers = self._fixed_numbers(seed, num_clips)
+        for part in np.array_split(numbers, -(-len(numbers) // chunk)):
+            yield self._cut(part, None)
 
     def all_windows_in_order(self, batch_size: int | None = None) -> Iterator[Clip[np.ndarray]]:
         """Every window once, episode by episode, in new arrays; the last batch may be smaller."""
@@ -134,6 +140,9 @@ class ClipSampler:
             episode=np.empty(B, np.int64),
             start_env_step=np.empty(B, np.int64),
         )
+
+    def _fixed_numbers(self, seed: int, num_clips: int) -> np.ndarray:
+        return np.sort(shuffled(np.arange(min(num_clips, self.num_windows)), self.num_windows, seed))
 
     def _cut(self, window_numbers: np.ndarray, out: Clip[np.ndarray] | None) -> Clip[np.ndarray]:
         clip = out if out is not None else self.empty_clip(len(window_numbers))
@@ -190,7 +199,7 @@ class ClipSampler:
 
     def _gather(self, name: str, groups: list[Group], rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Rows [B, n] of a column, those of each group from its shard: [B, n, ...]."""
-        columns = self._store.columns(name, [shard for shard, _ in groups])
+        columns: Sequence[np.ndarray | ForeignColumn] = self._store.columns(name, [shard for shard, _ in groups])
         if out is None:
             out = np.empty((*rows.shape, *columns[0].shape[1:]), columns[0].dtype)
         for column, (_, part) in zip(columns, groups, strict=True):

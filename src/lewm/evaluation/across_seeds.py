@@ -64,7 +64,7 @@ def _distance(results: Sequence[dict[str, Any]], distance: str) -> dict[str, Any
     for stratum, fields in results[0]["by_distance"][distance]["strata"].items():
         outcomes = [_outcomes(result, int(distance), stratum) for result in results]
         strata[stratum] = {
-            "success": _estimate(outcomes),
+            "success": rate_over_seeds(outcomes),
             "rate_per_seed": [float(each.mean()) for each in outcomes],
             "n_per_seed": len(outcomes[0]),
             **{name: fields[name] for name in REFERENCES},
@@ -72,7 +72,7 @@ def _distance(results: Sequence[dict[str, Any]], distance: str) -> dict[str, Any
     return strata
 
 
-def _estimate(outcomes: Sequence[np.ndarray]) -> Estimate:
+def rate_over_seeds(outcomes: Sequence[np.ndarray]) -> Estimate:
     """The hierarchical bootstrap, never narrower than Wilson's interval of all episodes: a bootstrap of nothing but successes has no width."""
     hierarchical = hierarchical_bootstrap(outcomes)
     pooled = wilson(sum(int(each.sum()) for each in outcomes), sum(len(each) for each in outcomes))

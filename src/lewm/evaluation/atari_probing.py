@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from lewm.config import Config
-from lewm.data.episodes import EpisodeStore
+from lewm.data.formats.store import Store
 from lewm.data.splits import split_episodes
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation import supervised
@@ -50,7 +50,7 @@ TRAINING, VALIDATION, TEST, DUPLICATE = range(4)
 
 def evaluate_atari_labels(
     model: WorldModel,
-    store: EpisodeStore,
+    store: Store,
     *,
     config: Config,
     num_frames: int = NUM_FRAMES,
@@ -170,7 +170,7 @@ class _Comparison:
         return value
 
 
-def not_comparable(store: EpisodeStore, num_frames: int, stack_offsets_env_steps: tuple[int, ...]) -> list[str]:
+def not_comparable(store: Store, num_frames: int, stack_offsets_env_steps: tuple[int, ...]) -> list[str]:
     """Why numbers on this dataset cannot stand beside AtariARI's published ones; empty if they can."""
     spec, reasons = store.observation_spec, []
     if not str(store.env.get("name", "")).startswith("atari/"):
@@ -195,7 +195,7 @@ def not_comparable(store: EpisodeStore, num_frames: int, stack_offsets_env_steps
     return reasons
 
 
-def split_frames(store: EpisodeStore, config: Config, stack_offsets_env_steps: tuple[int, ...], num_frames: int) -> tuple[LabelledFrames, np.ndarray]:
+def split_frames(store: Store, config: Config, stack_offsets_env_steps: tuple[int, ...], num_frames: int) -> tuple[LabelledFrames, np.ndarray]:
     """Up to ``num_frames`` frames of whole episodes (the last one may be cut short), and the part of each, int [n].
 
     Episodes are taken in the order of the hash by which the run's held-out episodes were chosen, these first: first for testing, then for
@@ -244,7 +244,7 @@ def _most_frequent(values: np.ndarray) -> np.ndarray:
     return np.array([np.bincount(column).argmax() for column in values.T])
 
 
-def _count(parts: np.ndarray, frames: LabelledFrames, store: EpisodeStore, config: Config) -> dict[str, int]:
+def _count(parts: np.ndarray, frames: LabelledFrames, store: Store, config: Config) -> dict[str, int]:
     """Frames and episodes of each part, and how much of the test part the run held out of its training, had it been trained on this dataset."""
     names = {"training": (TRAINING,), "validation": (VALIDATION,), "test": (TEST, DUPLICATE)}
     episodes = {name: np.unique(frames.episode[np.isin(parts, part)]) for name, part in names.items()}

@@ -94,6 +94,29 @@ def hierarchical_bootstrap(
     return _percentile_estimate(float(rates.mean()), resampled.mean(1), confidence)
 
 
+def separation(
+    scores: np.ndarray, is_positive: np.ndarray, *, seed: int = 0, confidence: float = 0.95, num_resamples: int = NUM_RESAMPLES
+) -> Estimate:
+    """AUROC: how often a positive scores above a negative, ties counting half, with a percentile bootstrap within each class.
+
+    float [n] and bool [n], with at least one of each class.
+    """
+    scores, is_positive = np.asarray(scores, np.float64), np.asarray(is_positive, bool)
+    positives, negatives = scores[is_positive], scores[~is_positive]
+    if scores.shape != is_positive.shape or scores.ndim != 1 or len(positives) == 0 or len(negatives) == 0:
+        raise ConfigError(f"separation needs scores of both classes, got {len(positives)} positives and {len(negatives)} negatives")
+    wins = (positives[:, None] > negatives).astype(np.float64) + 0.5 * (positives[:, None] == negatives)
+    rows, columns = (_indices(seed, stream, num_resamples, count) for stream, count in ((0, len(positives)), (1, len(negatives))))
+    resampled = np.array([wins[np.ix_(row, column)].mean() for row, column in zip(rows, columns, strict=True)])
+    return _percentile_estimate(float(wins.mean()), resampled, confidence)
+
+
+def resampled_counts(seed: int, num_resamples: int, n: int) -> np.ndarray:
+    """int64 [num_resamples, n]: how often each of n items is drawn when n are drawn with replacement."""
+    drawn = _indices(seed, 0, num_resamples, n) + np.arange(num_resamples)[:, None] * n
+    return np.bincount(drawn.ravel(), minlength=num_resamples * n).reshape(num_resamples, n)
+
+
 def _percentile_estimate(rate: float, resampled: np.ndarray, confidence: float) -> Estimate:
     _require_confidence(confidence)
     low, high = np.quantile(resampled, [0.5 - confidence / 2, 0.5 + confidence / 2])

@@ -14,13 +14,14 @@ import torch
 
 from lewm.checkpoint import Checkpoint
 from lewm.config import PlannerConfig
-from lewm.data.episodes import EpisodeStore
+from lewm.data.formats.store import Store, open_store
 from lewm.envs.base import GoalEnv, canonical_name, make_batch
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation.collapse import heldout_episodes
 from lewm.evaluation.probing import NUM_FIT_CLIPS, encode_clips, fit_probe, score_labels
 from lewm.planning.base import LinearReadout
 from lewm.registry import ENVS
+from lewm.schema import ActionSpec
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def compare_goals(
     return fit_comparison(checkpoint, store, names)
 
 
-def fit_comparison(checkpoint: Checkpoint, store: EpisodeStore, names: tuple[str, ...], *, num_clips: int = NUM_FIT_CLIPS) -> GoalComparison:
+def fit_comparison(checkpoint: Checkpoint, store: Store, names: tuple[str, ...], *, num_clips: int = NUM_FIT_CLIPS) -> GoalComparison:
     """A readout of the named labels, fitted on latents of the dataset's training episodes, both standardised.
 
     Every label counts the same, whatever its unit. ``DataError`` if the dataset has no such label, or if none of them ever varies.
@@ -105,9 +106,7 @@ def fit_comparison(checkpoint: Checkpoint, store: EpisodeStore, names: tuple[str
     return GoalComparison(kind="labels", readout=readout, about=about)
 
 
-def _encode(
-    checkpoint: Checkpoint, store: EpisodeStore, episode_ids: np.ndarray, columns: list[int], num_clips: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _encode(checkpoint: Checkpoint, store: Store, episode_ids: np.ndarray, columns: list[int], num_clips: int) -> tuple[np.ndarray, np.ndarray]:
     """Latents [n, D] and labels [n, s] of frames: where frames are stacked, of moving stacks and of still ones, for goals are shown still."""
     model = checkpoint.model.eval()
     parts = [
@@ -131,9 +130,9 @@ def goal_labels(env: str, env_options: dict[str, Any]) -> tuple[str, ...]:
     return names
 
 
-def matching_store(checkpoint: Checkpoint, data: Path | str) -> EpisodeStore:
+def matching_store(checkpoint: Checkpoint, data: Path | str) -> Store:
     """A dataset whose observations, world and actions are those that the run was trained on, as far as both are known; ``DataError`` otherwise."""
-    store = EpisodeStore(Path(data))
+    store = open_store(data)
     expected = dataclasses.replace(checkpoint.model.observation_spec, stack_offsets_env_steps=(0,))
     if store.observation_spec != expected:
         raise DataError(f"the run was trained on {expected}, the dataset holds {store.observation_spec}; evaluate on data of the same kind")
@@ -141,9 +140,16 @@ def matching_store(checkpoint: Checkpoint, data: Path | str) -> EpisodeStore:
     if not is_same_env(*names):
         raise DataError(f"the run was trained in env {names[0]!r}, the dataset is of {names[1]!r}; evaluate on data of the same world")
     specs = checkpoint.model.action_spec, store.action_spec
-    if "none" not in (specs[0].kind, specs[1].kind) and specs[0] != specs[1]:
+    if not _are_same_actions(*specs, are_bounds_given=bool(names[0] and names[1])):
         raise DataError(f"the run was trained on {specs[0]}, the dataset holds {specs[1]}; evaluate on data with the same actions")
     return store
+
+
+def _are_same_actions(one: ActionSpec, other: ActionSpec, *, are_bounds_given: bool) -> bool:
+    """Whether two kinds of action agree; the bounds of recordings without a world are what was seen in them, so they do not count."""
+    if "none" in (one.kind, other.kind):
+        return True
+    return one == other if are_bounds_given else (one.kind, one.dimension, one.action_repeat) == (other.kind, other.dimension, other.action_repeat)
 
 
 def is_same_env(one: str | None, other: str | None) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lewm.data.episodes import EpisodeStore
+from lewm.data.formats.store import Store
 from lewm.schema import Observation
 
 
@@ -18,7 +18,7 @@ class LabelledFrames:
     ``num_frames_of`` maps episode ids to how many of their frames count. A stacked frame from before an episode's start is its first frame.
     """
 
-    def __init__(self, store: EpisodeStore, num_frames_of: dict[int, int], stack_offsets_env_steps: tuple[int, ...] = (0,)) -> None:
+    def __init__(self, store: Store, num_frames_of: dict[int, int], stack_offsets_env_steps: tuple[int, ...] = (0,)) -> None:
         self._store, self._offsets = store, stack_offsets_env_steps
         ids = np.array(sorted(num_frames_of), np.int64)
         lengths = np.array([num_frames_of[episode_id] for episode_id in ids.tolist()], np.int64)

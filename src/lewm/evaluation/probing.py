@@ -14,9 +14,10 @@ from torch import Tensor
 
 from lewm.config import Config
 from lewm.data.clips import ClipSampler
-from lewm.data.episodes import EpisodeStore
+from lewm.data.formats.store import Store
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation.collapse import heldout_episodes
+from lewm.evaluation.probe_parts import add_intervals, fit_mlp_probe, pixel_cells, principal_components
 from lewm.evaluation.supervised import fresh_model
 from lewm.models.world_model import WorldModel
 
@@ -60,6 +61,9 @@ def fit_probe(latents: np.ndarray, labels: np.ndarray, *, ridge: float = RIDGE) 
     latents, labels = np.asarray(latents, np.float64), np.asarray(labels, np.float64)
     if latents.ndim != 2 or labels.ndim != 2 or len(latents) != len(labels) or len(latents) < 2:
         raise DataError(f"a probe needs latents [n, D] and labels [n, s] with the same n >= 2, got {latents.shape} and {labels.shape}")
+    if not np.isfinite(labels).all():
+        column = int(np.flatnonzero(~np.isfinite(labels).all(0))[0])
+        raise DataError(f"labels must be finite, number {column} of them has {int((~np.isfinite(labels[:, column])).sum())} values that are not")
     latent_std, label_std = latents.std(0), labels.std(0)
     # The mean of equal float values may be off by rounding, which leaves a tiny std behind.
     label_std[label_std <= 1e-6 * np.maximum(1.0, np.abs(labels).max(0))] = 0.0
@@ -124,7 +128,7 @@ def angle_error(read: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> d
 
 def evaluate_probe(
     model: WorldModel,
-    store: EpisodeStore,
+    store: Store,
     *,
     config: Config,
     horizon_model_steps: int = 5,
@@ -135,28 +139,37 @@ def evaluate_probe(
 ) -> dict[str, Any]:
     """Read labels off the latents of held-out episodes, and off imagined latents 1.. ``horizon_model_steps`` ahead, with one linear probe.
 
-    The probe is fitted on real latents of training episodes (``config`` says which those are). Imagination starts from ``context_model_steps``
-    real latents and uses the true actions. Floors: the mean label, an encoder that was never trained and, for imagined latents, the latent that
-    they start from. ``velocity_labels`` are a negative control where an observation is a single frame. ``DataError`` for a dataset without labels.
+    The probe is fitted on real latents of training episodes (``config`` says which those are); ``mlp`` is a small network in its place. Imagination
+    starts from ``context_model_steps`` real latents and uses the true actions. Floors: the mean label, an encoder that was never trained, as many
+    principal components of the pixels and, for imagined latents, the latent that they start from. R^2 of real frames have intervals, from a bootstrap
+    of episodes. ``velocity_labels`` are a negative control where an observation is a single frame. ``DataError`` for a dataset without labels.
     """
     if horizon_model_steps < 1 or context_model_steps < 1:
         raise ConfigError(f"horizon_model_steps and context_model_steps must be at least 1, got {horizon_model_steps} and {context_model_steps}")
     names = tuple(store.label_names)
     train_ids, heldout_ids = heldout_episodes(store, config)
     models = [model.eval(), fresh_model(model, config, seed).eval()]
-    fit = encode_clips(models, store, train_ids, num_clips=num_fit_clips, num_transitions=1, seed=seed)
-    heldout = encode_clips(
-        models, store, heldout_ids, num_clips=num_score_clips, num_transitions=context_model_steps - 1 + horizon_model_steps, seed=seed
-    )
+    fit = encode_clips(models, store, train_ids, num_clips=num_fit_clips, num_transitions=1, seed=seed, with_pixels=True)
+    num_transitions = context_model_steps - 1 + horizon_model_steps
+    heldout = encode_clips(models, store, heldout_ids, num_clips=num_score_clips, num_transitions=num_transitions, seed=seed, with_pixels=True)
     probe, untrained_probe = (fit_probe(_rows(latents), _rows(fit.labels)) for latents in fit.latents)
+    network = fit_mlp_probe(_rows(fit.latents[0]), _rows(fit.labels), seed=seed)
     labels = _rows(heldout.labels)
+    episodes = np.repeat(heldout.episodes, heldout.labels.shape[1])
+
+    def scored(read: np.ndarray) -> dict[str, Any]:
+        scores = _scores(probe, read, labels, names)
+        return scores | {"labels": add_intervals(scores["labels"], read, labels, episodes, names)}
+
     return {
         "evaluation": "probe",
         "format": FORMAT,
-        **_scores(probe, probe.read(_rows(heldout.latents[0])), labels, names),
+        **scored(probe.read(_rows(heldout.latents[0]))),
+        "mlp": scored(network.read(_rows(heldout.latents[0]))),
         "floors": {
-            "mean": _scores(probe, np.broadcast_to(probe.label_mean, labels.shape), labels, names),
-            "untrained": _scores(untrained_probe, untrained_probe.read(_rows(heldout.latents[1])), labels, names),
+            "mean": scored(np.broadcast_to(probe.label_mean, labels.shape)),
+            "untrained": scored(untrained_probe.read(_rows(heldout.latents[1]))),
+            "pixel components": scored(_read_pixels(fit, heldout, fit.latents[0].shape[-1])),
         },
         "imagined": _score_imagined(model, probe, heldout, names, context_model_steps),
         "velocity_labels": [name for name in names if VELOCITY_WORD in name],
@@ -181,6 +194,19 @@ class EncodedClips:
     """float32 [E, T, s]."""
     blocks: Tensor
     """float32 [E, T-1, A]."""
+    episodes: np.ndarray
+    """int64 [E]."""
+    pixels: np.ndarray | None = None
+    """float32 [E, T, cells]: the frames averaged down, if they were asked for."""
+
+
+def _read_pixels(fit: EncodedClips, heldout: EncodedClips, count: int) -> np.ndarray:
+    """What a linear probe reads off as many principal components of raw pixels as latents have dimensions."""
+    assert fit.pixels is not None
+    assert heldout.pixels is not None
+    mean, components = principal_components(_rows(fit.pixels), count)
+    probe = fit_probe((_rows(fit.pixels) - mean) @ components, _rows(fit.labels))
+    return probe.read((_rows(heldout.pixels) - mean) @ components)
 
 
 def _score_imagined(model: WorldModel, probe: LinearProbe, heldout: EncodedClips, names: Sequence[str], context: int) -> list[dict[str, Any]]:
@@ -208,13 +234,14 @@ def _scores(probe: LinearProbe, read: np.ndarray, labels: np.ndarray, names: Seq
 @torch.no_grad()
 def encode_clips(
     models: Sequence[WorldModel],
-    store: EpisodeStore,
+    store: Store,
     episode_ids: np.ndarray,
     *,
     num_clips: int,
     num_transitions: int,
     seed: int,
     is_still: bool = False,
+    with_pixels: bool = False,
 ) -> EncodedClips:
     """Encode ``num_clips`` clips of the episodes; frames are dropped batch by batch.
 
@@ -233,7 +260,7 @@ def encode_clips(
         seed=seed,
     )
     latents: list[list[np.ndarray]] = [[] for _ in models]
-    labels, blocks = [], []
+    labels, blocks, episodes, pixels = [], [], [], []
     num_clips = min(num_clips, sampler.num_windows)  # no window twice
     for k in range(-(-num_clips // size)):
         clip = sampler.batch(k).map(torch.from_numpy)
@@ -246,10 +273,15 @@ def encode_clips(
             encoded.append(each.encode(observations).float().cpu().numpy())
         labels.append(clip.labels.numpy())
         blocks.append(clip.blocks)
+        episodes.append(clip.episode.numpy().copy())
+        if with_pixels:
+            pixels.append(pixel_cells(clip.observations.frames))
     return EncodedClips(
         latents=[np.concatenate(encoded)[:num_clips] for encoded in latents],
         labels=np.concatenate(labels)[:num_clips],
         blocks=torch.cat(blocks)[:num_clips],
+        episodes=np.concatenate(episodes)[:num_clips],
+        pixels=np.concatenate(pixels)[:num_clips] if with_pixels else None,
     )
 
 

@@ -16,6 +16,7 @@ from lewm.envs.base import make_batch
 from lewm.errors import ConfigError
 from lewm.evaluation.label_goals import compare_goals, matching_store
 from lewm.evaluation.success import evaluate_success
+from lewm.evaluation.surprise import surprise_table
 from lewm.planning.mpc import MPCPolicy
 from lewm.registry import EVALUATIONS
 from lewm.versions import versions
@@ -117,7 +118,7 @@ def evaluate_latents(name: str, run: Path | str, data: Path | str, *, device: st
 
 def latent_table(result: dict[str, Any]) -> str:
     """The result of ``evaluate_latents`` as plain text."""
-    tables = {"probe": _probe_table, "collapse": _collapse_table, "atari-labels": _labels_table}
+    tables = {"probe": _probe_table, "collapse": _collapse_table, "surprise": surprise_table, "atari-labels": _labels_table}
     table = tables.get(result.get("evaluation", ""))
     if table is None:
         return json.dumps(result, indent=2)
@@ -131,6 +132,8 @@ def _probe_table(result: dict[str, Any]) -> str:
     errors = [name for name in ERROR_COLUMNS if result.get(name) is not None]
     rows = [("", *labels, *(ERROR_COLUMNS[name][0] for name in errors))]
     rows.append(_probe_row("latents of held-out frames", result, labels, errors))
+    rows.append(("  95 % interval of R^2", *(_r2_interval(result["labels"][name]) for name in labels), *("" for _ in errors)))
+    rows.append(_probe_row("the same, small network", result["mlp"], labels, errors))
     rows += [_probe_row(f"imagined {entry['model_steps']} model steps ahead", entry, labels, errors) for entry in result["imagined"]]
     rows += [_probe_row(f"floor: {name}", floor, labels, errors) for name, floor in result["floors"].items()]
     return "\n".join(["linear probe, R^2 (RMSE) per label", *_columns(rows), *_velocity_note(velocities, result)])
@@ -140,6 +143,10 @@ def _probe_row(title: str, scores: dict[str, Any], labels: Sequence[str], errors
     by_label = [scores["labels"][name] for name in labels]
     cells = [score if isinstance(score, str) else f"{score['r2']:.4f} ({score['rmse']:.2f})" for score in by_label]
     return (title, *cells, *(ERROR_COLUMNS[name][1].format(**scores[name]) for name in errors))
+
+
+def _r2_interval(score: Any) -> str:
+    return "" if isinstance(score, str) else f"[{score['r2_low']:.4f}, {score['r2_high']:.4f}]"
 
 
 def _velocity_note(velocities: Sequence[str], result: dict[str, Any]) -> list[str]:
@@ -194,8 +201,18 @@ def _collapse_table(result: dict[str, Any]) -> str:
         "sigreg_gaussian",
         "sigreg_collapsed",
         "action_sensitivity",
+        "zero_action_sensitivity",
+        "straightness",
+        "time_share",
+        "episode_share",
+        "nuisance_share",
+        "state_share",
+        "neighbour_overlap",
     )
-    lines += [f"{name:<20} {result[name]:.3f}" for name in names if name in result]
+    lines += [f"{name:<24} {result[name]:.3f}" for name in names if result.get(name) is not None]
+    for one in result["least_gaussian_directions"]:
+        shape = f"std {one['std']:.3f}, skewness {one['skewness']:.2f}, excess kurtosis {one['excess_kurtosis']:.2f}"
+        lines.append(f"least Gaussian: {one['kind']}: {shape}, distance {one['distance']:.4f} (chance: {1 / result['num_frames']:.4f})")
     return "\n".join(lines)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 HDF5_MAGIC_OFFSETS = (0, 512, 1024, 2048)
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 OGBENCH_ARRAYS = {"observations.npy", "actions.npy", "terminals.npy"}
 
 
@@ -25,11 +25,13 @@ def _is_lerobot(path: Path) -> bool:
 
 
 def _is_minari(path: Path) -> bool:
-    return any((directory / "metadata.json").is_file() for directory in (path, path / "data"))
+    """A dataset, its directory ``data``, or one that lewm has not finished."""
+    return any(file.is_file() for file in (path / "metadata.json", path / "data" / "metadata.json", path / "unfinished" / "settings.json"))
 
 
 def _is_lance(path: Path) -> bool:
-    return (path / "_versions").is_dir()
+    """A table, or a directory of some."""
+    return (path / "_versions").is_dir() or any((table / "_versions").is_dir() for table in path.glob("*.lance"))
 
 
 def _is_hdf5(path: Path) -> bool:
@@ -50,7 +52,7 @@ def _is_robomimic(path: Path) -> bool:
     try:
         import h5py
 
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
             return "data" in file and any(name.startswith("demo") for name in file["data"])
     except (ImportError, OSError, RuntimeError, TypeError, KeyError):
         return False

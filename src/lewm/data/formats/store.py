@@ -108,14 +108,15 @@ class ForeignStore:
         """The column ``name`` of each episode."""
         return [ForeignColumn(self.reader, name, int(shard)) for shard in shards]
 
-    def episode(self, episode_id: int) -> Episode:
-        """The episode with an id."""
+    def episode(self, episode_id: int, first_env_step: int = 0, num_env_steps: int | None = None) -> Episode:
+        """The episode with an id, or ``num_env_steps`` of it from ``first_env_step`` on."""
         if not 0 <= episode_id < len(self):
             raise DataError(f"dataset {str(self.path)!r} has episodes 0 to {len(self) - 1}, got {episode_id}")
-        names, num_env_steps = self.meta.columns, int(self.index["length"][episode_id])
+        names, length = self.meta.columns, int(self.index["length"][episode_id])
+        num_env_steps = length - first_env_step if num_env_steps is None else num_env_steps
 
         def read(name: str, num_rows: int) -> np.ndarray | None:
-            return self.reader.rows(name, episode_id, np.arange(num_rows)) if name in names else None
+            return self.reader.rows(name, episode_id, np.arange(first_env_step, first_env_step + num_rows)) if name in names else None
 
         cameras = [read(f"frames.{camera}", num_env_steps + 1) for camera in self.observation_spec.cameras]
         frames = np.stack([camera for camera in cameras if camera is not None], axis=1)
@@ -124,7 +125,7 @@ class ForeignStore:
             actions=read("actions", num_env_steps),
             labels=read("labels", num_env_steps + 1),
             rewards=read("rewards", num_env_steps),
-            terminated=bool(self.index["terminated"][episode_id]),
+            terminated=bool(self.index["terminated"][episode_id]) and first_env_step + num_env_steps == length,
             seed=UNKNOWN_SEED,
             provenance=self.reader.provenance(episode_id),
         )

@@ -1,0 +1,1 @@
+"""The collapse lab: every objective on the same worlds, data, networks, steps and seeds."""

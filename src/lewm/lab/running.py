@@ -1,0 +1,155 @@
+"""Running the lab: data once per world, cells in processes of one thread each, nothing twice.
+
+``<out>/data/<world>`` holds the datasets, ``cells/<cell>`` the runs with their ``cell.json``, ``tuned.json`` what the trials chose, ``lab.json`` and
+``lab.png`` the result. Whatever is finished is not done again, so a lab that was killed goes on where it was.
+"""
+
+import json
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lewm.data.collect import collect
+from lewm.data.collection_presets import load_collection
+from lewm.errors import ConfigError
+from lewm.lab.cells import CellSize, read_cell, run_cell
+from lewm.lab.grid import SEVEN, TUNED_WORLD, WORLDS, Cell, Settings, grid, trials_of, tuning_cells
+from lewm.registry import OBJECTIVES
+from lewm.run_directory import write_json
+
+FORMAT = 1
+LAB_FILE, TUNED_FILE = "lab.json", "tuned.json"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabPlan:
+    """What a lab is to do."""
+
+    objectives: tuple[str, ...] = SEVEN
+    worlds: tuple[str, ...] = tuple(WORLDS)
+    num_seeds: int = 3
+    is_tuned: bool = False
+    """Whether each objective first gets its eight trials on two-room."""
+    episode_share: float = 1.0
+    """Of the worlds' data."""
+    size: CellSize = field(default_factory=CellSize)
+
+
+def run_lab(plan: LabPlan, out: Path, *, workers: int = 2, say: Say) -> list[dict[str, Any]]:
+    """Do what is not done yet and return the records of the grid's cells; ``say`` is told what happens.
+
+    ``ConfigError`` for names that are not known, and for a directory that holds a lab of another plan.
+    """
+    cells = grid(plan.objectives, plan.worlds, plan.num_seeds)
+    if workers < 1:
+        raise ConfigError(f"workers must be at least 1, got {workers}")
+    _check_place(plan, out)
+    worlds = dict.fromkeys([*([TUNED_WORLD] if plan.is_tuned else []), *plan.worlds])
+    for world in worlds:
+        _collect(plan, out, world, say)
+    settings: dict[str, Settings] = {}
+    if plan.is_tuned:
+        trials = tuning_cells(plan.objectives)
+        _run(trials, {cell: trials_of(cell.objective)[cell.trial] for cell in trials}, plan, out, workers, say)
+        settings = _chosen(trials, out)
+        write_json(out / TUNED_FILE, settings)
+    _run(cells, {cell: settings.get(cell.objective, {}) for cell in cells}, plan, out, workers, say)
+    return [record for cell in cells if (record := read_cell(_directory(out, cell))) is not None]
+
+
+def choose(records: Sequence[dict[str, Any]]) -> Settings:
+    """The settings of the trial that reached most goals; of equal ones, of the one whose latents the state is read off best; then of the first."""
+    usable = [record for record in records if "error" not in record]
+    if not usable:
+        return {}
+    best = max(usable, key=lambda record: (record["success"]["rate"], record["probe_r2"] if record["probe_r2"] is not None else float("-inf")))
+    return dict(best["settings"])
+
+
+def _chosen(trials: Sequence[Cell], out: Path) -> dict[str, Settings]:
+    by_objective: dict[str, list[dict[str, Any]]] = {}
+    for cell in trials:
+        record = read_cell(_directory(out, cell))
+        if record is not None:
+            by_objective.setdefault(cell.objective, []).append(record)
+    return {objective: choose(records) for objective, records in by_objective.items()}
+
+
+def _check_place(plan: LabPlan, out: Path) -> None:
+    """Refuse to mix plans whose cells would not be alike; more objectives, worlds or seeds may be added."""
+    identity = {"format": FORMAT, "is_tuned": plan.is_tuned, "episode_share": plan.episode_share, "size": asdict(plan.size)}
+    path = out / "plan.json"
+    if path.is_file():
+        before = json.loads(path.read_text())
+        for name, value in identity.items():
+            if before.get(name) != value:
+                raise ConfigError(
+                    f"{str(out)!r} holds a lab with {name} {before.get(name)!r}, not {value!r}; continue it as it was, or choose another --out"
+                )
+    elif out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{str(out)!r} already exists and holds no lab; choose another --out")
+    write_json(path, identity)
+
+
+def _collect(plan: LabPlan, out: Path, world: str, say: Say) -> None:
+    preset = load_collection(WORLDS[world].collection)
+    num_episodes = max(8, round(WORLDS[world].num_episodes * plan.episode_share))
+    say(f"collecting {num_episodes} episodes of {preset.env}")
+    place = _data(out, world)
+    collect(
+        preset.env,
+        place,
+        episodes=num_episodes,
+        policy=preset.policy,
+        max_env_steps=preset.max_env_steps,
+        env_options=preset.env_options,
+        policy_options=preset.policy_options,
+        resume=place.exists(),
+        command="lewm lab",
+    )
+
+
+def _run(cells: Sequence[Cell], settings: dict[Cell, Settings], plan: LabPlan, out: Path, workers: int, say: Say) -> None:
+    missing = [cell for cell in cells if read_cell(_directory(out, cell)) is None]
+    say(f"{len(cells) - len(missing)} of {len(cells)} cells are there; running {len(missing)} in {workers} processes")
+    if not missing:
+        return
+    # A fresh process for each cell: its peak memory is its own.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_use_one_thread, max_tasks_per_child=1) as pool:
+        futures: dict[Future[None], Cell] = {
+            pool.submit(run_cell, cell, settings[cell], plan.size, _data(out, cell.world), _directory(out, cell)): cell for cell in missing
+        }
+        try:
+            for number, future in enumerate(as_completed(futures), start=1):
+                future.result()
+                record = read_cell(_directory(out, futures[future])) or {}
+                words = record.get("error") or f"{record.get('verdict')}, success {record['success']['rate']:.2f}"
+                say(f"[{number}/{len(missing)}] {futures[future].key}: {words} ({record.get('seconds', 0):.0f} s)")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _use_one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _directory(out: Path, cell: Cell) -> Path:
+    return out / "cells" / cell.key
+
+
+def _data(out: Path, world: str) -> Path:
+    return out / "data" / world.replace("/", "_")
+
+
+def check_objectives(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, each in the table; ``UnknownNameError`` otherwise."""
+    for name in names:
+        OBJECTIVES.entry(name)
+    return tuple(names)

@@ -1,0 +1,171 @@
+"""Violations change what they say and nothing before it; what tells them apart is counted as it should be."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lewm.config_files import from_dict, load_preset
+from lewm.data.collect import collect
+from lewm.data.episodes import EpisodeStore
+from lewm.envs.two_room_batch import TwoRoomBatch
+from lewm.errors import ConfigError, DataError
+from lewm.evaluation.surprise import Calibration, Signals, _compared, evaluate_surprise, surprise_table
+from lewm.evaluation.violations import (
+    CLIP_STEPS,
+    FRAME_VIOLATIONS,
+    NUM_STEPS,
+    VIOLATION_STEP,
+    action_flip,
+    appearance,
+    colour_change,
+    freeze,
+    reverse,
+    shortened,
+    teleport,
+    wall_crossings,
+)
+from lewm.models.world_model import WorldModel
+from lewm.schema import ActionSpec, Clip, Observation
+
+B, SIDE = 6, 20
+
+
+def clip() -> Clip[np.ndarray]:
+    """Frame t of clip b is full of 10 b + t, so that every frame says which it is."""
+    number = 10 * np.arange(B)[:, None] + np.arange(CLIP_STEPS + 1)
+    frames = np.broadcast_to(number[:, :, None, None, None, None], (B, CLIP_STEPS + 1, 1, SIDE, SIDE, 3)).astype(np.uint8)
+    blocks = (number[:, :-1, None] + np.array([0.25, 0.5])).astype(np.float32)
+    return Clip(Observation(frames), blocks, None, None, np.arange(B), np.zeros(B, np.int64))
+
+
+def times(changed: Clip[np.ndarray]) -> np.ndarray:
+    """Which frame of its clip is shown at each step, in clip 0."""
+    return changed.observations.frames[0, :, 0, 0, 0, 0]
+
+
+GENERATOR = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(("name", "size"), [(name, size) for name, (_, sizes) in FRAME_VIOLATIONS.items() for size in sizes])
+def test_nothing_changes_before_the_violation_and_something_at_its_step(name: str, size: float) -> None:
+    changed, before = FRAME_VIOLATIONS[name][0](clip(), size, np.random.default_rng(0)), shortened(clip())
+    assert changed.observations.frames.shape == before.observations.frames.shape == (B, NUM_STEPS + 1, 1, SIDE, SIDE, 3)
+    np.testing.assert_array_equal(changed.observations.frames[:, : VIOLATION_STEP + 1], before.observations.frames[:, : VIOLATION_STEP + 1])
+    np.testing.assert_array_equal(changed.blocks[:, :VIOLATION_STEP], before.blocks[:, :VIOLATION_STEP])
+    if name != "colour-change":  # these frames are grey: see below
+        assert (changed.observations.frames[:, VIOLATION_STEP + 1] != before.observations.frames[:, VIOLATION_STEP + 1]).any()
+
+
+def test_times_are_shown_in_the_order_that_each_violation_says() -> None:
+    assert times(teleport(clip(), 4, GENERATOR)).tolist() == [0, 1, 2, 3, 8, 9, 10]
+    assert teleport(clip(), 4, GENERATOR).blocks[0, :, 0].tolist() == [0.25, 1.25, 2.25, 3.25, 8.25, 9.25]
+    assert times(freeze(clip(), 1, GENERATOR)).tolist() == [0, 1, 2, 3, 3, 4, 5]
+    assert times(freeze(clip(), 3, GENERATOR)).tolist() == [0, 1, 2, 3, 3, 3, 3]
+    assert times(reverse(clip(), 1, GENERATOR)).tolist() == [0, 1, 2, 3, 2, 1, 0]
+    assert reverse(clip(), 1, GENERATOR).blocks[0, :, 0].tolist() == [0.25, 1.25, 2.25, 2.25, 1.25, 0.25]
+
+
+def test_colours_turn_by_their_share_and_a_square_has_its_size() -> None:
+    red = clip()
+    frames = np.zeros_like(red.observations.frames)
+    frames[..., 0] = 200
+    red = Clip(Observation(frames), red.blocks, None, None, red.episode, red.start_env_step)
+    assert colour_change(red, 0.3, GENERATOR).observations.frames[0, -1, 0, 0, 0].tolist() == [140, 60, 0]
+    square = appearance(red, 0.2, GENERATOR).observations.frames[0, -1, 0]
+    assert (square != (200, 0, 0)).any(-1).sum() == round(0.2 * SIDE) ** 2
+
+
+def test_a_flipped_action_goes_its_share_of_the_way_to_its_mirror_image() -> None:
+    spec, mean = ActionSpec(kind="continuous", low=(-1.0,), high=(1.0,)), np.array([1.0, 2.0], np.float32)
+    before, half, full = shortened(clip()), action_flip(clip(), spec, mean, 0.5), action_flip(clip(), spec, mean, 1.0)
+    np.testing.assert_allclose(half.blocks[:, VIOLATION_STEP], np.broadcast_to(mean, (B, 2)))
+    np.testing.assert_allclose(full.blocks[:, VIOLATION_STEP] - mean, mean - before.blocks[:, VIOLATION_STEP])
+    np.testing.assert_array_equal(np.delete(full.blocks, VIOLATION_STEP, 1), np.delete(before.blocks, VIOLATION_STEP, 1))
+    np.testing.assert_array_equal(full.observations.frames, before.observations.frames)
+    discrete = Clip(
+        before.observations,
+        np.tile(np.eye(3, dtype=np.float32)[[0, 2]].reshape(1, 1, 6), (B, CLIP_STEPS, 1)),
+        None,
+        None,
+        before.episode,
+        before.episode,
+    )
+    flipped = action_flip(
+        Clip(clip().observations, discrete.blocks, None, None, before.episode, before.episode), ActionSpec(kind="discrete", num_choices=3), mean, 1.0
+    )
+    np.testing.assert_array_equal(flipped.blocks[0, VIOLATION_STEP].reshape(2, 3), np.eye(3)[[1, 0]])
+
+
+def test_runs_through_the_door_are_legal_and_the_same_runs_beside_it_are_not() -> None:
+    options = {"size_px": 32, "vary": ("door_y_px",)}
+    control, crossing = wall_crossings(8, 5, options, seed=3)
+    np.testing.assert_array_equal(control.blocks, crossing.blocks)
+    found = [red_centres(part.observations.frames) for part in (control, crossing)]
+    np.testing.assert_allclose(found[0][..., 0], found[1][..., 0], atol=0.6)  # the same x, but for what the wall hides of the dot
+    batch = TwoRoomBatch(8, **options)
+    batch.reset(np.random.default_rng([3, 8]).integers(2**62, size=8).tolist())
+    door = batch.moments["door_y_px"]
+    np.testing.assert_allclose(found[0][:, 0, 1] * 7, door, atol=7)
+    for positions, is_legal in ((found[0], True), (found[1], False)):
+        starts = np.stack([positions[:, VIOLATION_STEP, 0] * 7, door if is_legal else positions[:, VIOLATION_STEP, 1] * 7], 1)
+        batch.set_states(batch.states_at(starts))
+        for env_step in range(5):
+            batch.step(control.blocks[:, VIOLATION_STEP, 2 * env_step : 2 * env_step + 2])
+        has_crossed = (batch.labels()[:, 0] > 112) == (positions[:, VIOLATION_STEP + 1, 0] * 7 > 112)
+        assert has_crossed.all() == is_legal
+
+
+def red_centres(frames: np.ndarray) -> np.ndarray:
+    """(x, y) of the dot in px of the frame, [B, T+1, 2]."""
+    redness = np.clip(frames[:, :, 0, :, :, 0].astype(float) - frames[:, :, 0, :, :, 1], 0, None) ** 2
+    total = redness.sum((2, 3))
+    rows, columns = np.arange(32) + 0.5, np.arange(32) + 0.5
+    return np.stack([(redness.sum(2) @ columns) / total, (redness.sum(3) @ rows) / total], axis=-1)
+
+
+def test_a_violation_is_compared_with_the_same_step_of_the_same_clips() -> None:
+    generator = np.random.default_rng(0)
+    normal = Signals(**{name: generator.normal(size=(200, NUM_STEPS)) for name in Signals.__dataclass_fields__})
+    prediction, persistence = normal.prediction.copy(), normal.persistence.copy()
+    prediction[:, VIOLATION_STEP] += 1.5
+    persistence[:, VIOLATION_STEP] += 0.5
+    found = _compared(
+        normal, Signals(prediction=prediction, persistence=persistence, frame_difference=normal.frame_difference), Calibration.of(normal)
+    )
+    assert found["auroc"]["rate"] == pytest.approx(0.856, abs=0.04)  # two unit Gaussians 1.5 apart
+    assert found["persistence_auroc"]["rate"] == pytest.approx(0.638, abs=0.05)
+    assert found["frame_difference_auroc"]["rate"] == 0.5
+    assert found["floor"] == "persistence"
+    assert found["over_floor"] == pytest.approx(found["auroc"]["rate"] - found["persistence_auroc"]["rate"])
+    assert found["surprise"] == pytest.approx(1.5, abs=0.2)
+    assert found["sign_test_p"] < 1e-30
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
+    return collect("two-room", tmp_path_factory.mktemp("surprise") / "data", episodes=12, max_env_steps=80, env_options={"size_px": 32})
+
+
+def test_a_model_is_asked_about_every_violation_and_about_the_wall(store: EpisodeStore) -> None:
+    config = from_dict(
+        {"data": {"validation_fraction": 0.4}, "encoder": {"channels": [4, 8], "kernel_sizes": [4, 4], "strides": [2, 2]}}, load_preset("laptop")
+    )
+    torch.manual_seed(0)
+    model = WorldModel(config, store.observation_spec, store.action_spec)
+    result = evaluate_surprise(model, store, config=config, num_clips=24)
+    assert set(result["violations"]) == {*FRAME_VIOLATIONS, "action-flip", "wall"}
+    assert all(0 <= found["auroc"]["rate"] <= 1 for sizes in result["violations"].values() for found in sizes.values())
+    assert result["violations"]["freeze"]["3"]["frame_difference_auroc"]["rate"] < 0.1, "a world that stands still changes less"
+    assert result == evaluate_surprise(model, store, config=config, num_clips=24)
+    assert "false alarms" in surprise_table(result)
+    with pytest.raises(ConfigError, match="num_clips must be at least 8, got 7"):
+        evaluate_surprise(model, store, config=config, num_clips=7)
+
+
+def test_episodes_that_are_too_short_are_refused(tmp_path: Path) -> None:
+    short = collect("two-room", tmp_path / "data", episodes=8, max_env_steps=30, env_options={"size_px": 32})
+    config = from_dict({"data": {"validation_fraction": 0.5}}, load_preset("laptop"))
+    with pytest.raises(DataError, match="no episode is long enough for a clip: the longest has 30 env steps and a clip needs 70"):
+        evaluate_surprise(WorldModel(config, short.observation_spec, short.action_spec), short, config=config)

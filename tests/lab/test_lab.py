@@ -1,0 +1,175 @@
+"""The lab: what it runs, that nothing is run twice, and what it makes of its cells."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lewm.commands.lab import LabArguments
+from lewm.config_files import load_preset
+from lewm.errors import ConfigError, LewmError
+from lewm.evaluation.intervals import separation
+from lewm.lab.cells import CellSize
+from lewm.lab.figures import draw
+from lewm.lab.grid import SEVEN, TRIALS, WORLDS, Cell, config_of, grid, trials_of, tuning_cells
+from lewm.lab.running import LabPlan, choose, run_lab
+from lewm.lab.summary import early_warning, summarise, table
+from lewm.registry import OBJECTIVES
+
+TINY = LabPlan(
+    objectives=("none", "lewm"), worlds=("two-room",), num_seeds=1, episode_share=0.02, size=CellSize(step_share=0.02, num_pairs=2, num_clips=32)
+)
+
+
+def test_every_objective_has_eight_trials_of_settings_that_it_knows() -> None:
+    for name in OBJECTIVES:
+        settings = trials_of(name)
+        assert len(settings) == 8
+        assert len({json.dumps(each) for each in settings}) == 8
+        for trial in settings:
+            config_of(Cell(name, "two-room", 0), trial)
+    assert set(TRIALS) <= set(OBJECTIVES)
+    assert len(tuning_cells(SEVEN)) == 8 * len(SEVEN)
+
+
+def test_cells_of_a_world_differ_in_objective_and_seed_only() -> None:
+    cells = grid(("none", "lewm"), ("atari/pong",), 2)
+    assert len({cell.key for cell in cells}) == 4
+    configs = [config_of(cell, {}) for cell in cells]
+    base = load_preset(WORLDS["atari/pong"].preset)
+    for config in configs:
+        assert (config.encoder, config.predictor, config.model, config.data, config.planner) == (
+            base.encoder,
+            base.predictor,
+            base.model,
+            base.data,
+            base.planner,
+        )
+        assert config.train.num_steps == configs[0].train.num_steps
+        assert config.train.batch_size == base.train.batch_size
+    assert {(config.objective.name, config.train.seed) for config in configs} == {("none", 0), ("lewm", 0), ("none", 1), ("lewm", 1)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((("lemw",), ("two-room",), 1), "unknown objective 'lemw'. Did you mean 'lewm'?"),
+        ((("lewm",), ("two-rom",), 1), "the lab has no world 'two-rom'. Did you mean 'two-room'?"),
+        ((("lewm",), ("two-room",), 0), "num_seeds must be at least 1, got 0"),
+    ],
+)
+def test_names_that_the_lab_does_not_know_are_refused(arguments: tuple, message: str) -> None:
+    with pytest.raises(LewmError, match=message):
+        grid(*arguments)
+
+
+def test_a_lab_that_was_stopped_goes_on_without_repeating_a_finished_cell(tmp_path: Path) -> None:
+    out = tmp_path / "lab"
+
+    def stop_after_one(text: str) -> None:
+        if text.startswith("[1/2]"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_lab(TINY, out, workers=1, say=stop_after_one)
+    finished = {path: path.read_bytes() for path in out.glob("cells/*/cell.json")}
+    assert len(finished) == 1
+    records = run_lab(TINY, out, workers=1, say=lambda text: None)
+    assert len(records) == 2
+    assert all(path.read_bytes() == content for path, content in finished.items())
+    said: list[str] = []
+    assert run_lab(TINY, out, workers=1, say=said.append) == records
+    assert "2 of 2 cells are there; running 0 in 1 processes" in said
+    for record in records:
+        assert "error" not in record
+        assert record["num_steps"] == 14
+        assert record["early"]["step"] < 2
+        assert record["peak_memory_mb"] > 100
+    result = summarise(records)
+    assert {row["objective"] for row in result["rows"]} == {"none", "lewm"}
+    assert "two-room" in table(result)
+    draw(result, tmp_path / "lab.png")
+    assert (tmp_path / "lab.png").stat().st_size > 5000
+    with pytest.raises(ConfigError, match=r"holds a lab with episode_share 0\.02, not 1\.0"):
+        run_lab(LabPlan(objectives=("lewm",), worlds=("two-room",), size=TINY.size), out, say=said.append)
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="already exists and holds no lab"):
+        run_lab(TINY, tmp_path, say=lambda text: None)
+
+
+def record(
+    objective: str, seed: int, rate: float, *, world: str = "atari/pong", score: float = 0.0, low: float = 0.1, **values: Any
+) -> dict[str, Any]:
+    outcomes = [True] * round(10 * rate) + [False] * round(10 * (1 - rate))
+    return {
+        "cell": {"objective": objective, "world": world, "seed": seed, "trial": -1},
+        "settings": {"weight": rate},
+        "verdict": "healthy" if rate > 0.5 else "collapsed",
+        "std_mean": rate,
+        "effective_rank": 10 * rate,
+        "probe_r2": rate,
+        "imagined_r2": None,
+        "success": {"rate": rate, "low": 0.0, "high": 1.0},
+        "outcomes": outcomes,
+        "strongest_floor": {"name": "random", "rate": 0.2},
+        "paired_difference": {"rate": rate - 0.2, "low": low, "high": 1.0},
+        "early": {"score": score, "step": 1, "verdict": "healthy"},
+        "step_ms": 10.0,
+        "peak_memory_mb": 500.0,
+        "num_tunable_weights": 1,
+        **values,
+    }
+
+
+def test_a_row_is_the_mean_of_its_seeds_with_an_interval_over_them() -> None:
+    result = summarise([record("lewm", 0, 0.6), record("lewm", 1, 0.8), record("none", 0, 0.0), {**record("none", 1, 0.0), "error": "a loss of nan"}])
+    lewm, none = result["rows"]
+    assert lewm["verdicts"] == {"healthy": 2}
+    assert lewm["success"]["rate"] == pytest.approx(0.7)
+    assert lewm["success"]["low"] < 0.6 < 0.8 < lewm["success"]["high"]
+    assert lewm["rate_per_seed"] == [0.6, 0.8]
+    assert none["errors"] == ["a loss of nan"]
+    assert none["num_seeds"] == 2
+    assert len(none["rate_per_seed"]) == 1
+    assert "a loss of nan" in table(result)
+
+
+def test_trials_are_chosen_by_goals_reached_then_by_what_can_be_read_off() -> None:
+    failed = {**record("lewm", 0, 1.0), "error": "diverged"}
+    tied = {**record("lewm", 0, 0.6), "probe_r2": 0.9, "settings": {"weight": 5.0}}
+    assert choose([record("lewm", 0, 0.2), record("lewm", 0, 0.6), tied, failed]) == {"weight": 5.0}
+    assert choose([failed]) == {}
+
+
+def test_separation_is_how_often_a_positive_scores_above_a_negative() -> None:
+    scores, is_positive = np.array([0.9, 0.5, 0.5, 0.1, 0.7]), np.array([True, True, False, False, False])
+    wins = sum((p > n) + 0.5 * (p == n) for p in (0.9, 0.5) for n in (0.5, 0.1, 0.7)) / 6
+    found = separation(scores, is_positive)
+    assert found["rate"] == pytest.approx(wins)
+    assert found["low"] <= wins <= found["high"] <= 1
+    assert separation(-scores, is_positive)["rate"] == pytest.approx(1 - wins)
+    assert found == separation(scores, is_positive), "the same resamples at every call"
+    with pytest.raises(ConfigError, match="separation needs scores of both classes, got 0 positives and 2 negatives"):
+        separation(np.array([1.0, 2.0]), np.array([False, False]))
+
+
+def test_the_early_warning_is_judged_on_worlds_that_its_thresholds_do_not_come_from() -> None:
+    cells = [record("none", seed, 0.1, score=1.0 + seed, low=-0.1) for seed in range(3)]
+    cells += [record("lewm", seed, 0.9, score=-2.0 + seed) for seed in range(3)]
+    elsewhere = [record("lewm", 0, 0.9, world="two-room", score=99.0)]
+    found = early_warning(cells + elsewhere)
+    assert found["auroc"]["rate"] == 1.0
+    assert (found["num_cells"], found["num_without_plan"]) == (6, 3)
+    assert early_warning(cells[:3])["auroc"] is None
+
+
+def test_the_command_runs_the_same_lab_by_default() -> None:
+    arguments = LabArguments()
+    assert tuple(arguments.objectives.split(",")) == SEVEN
+    assert tuple(arguments.worlds.split(",")) == tuple(WORLDS)
+    assert arguments.seeds == 3
