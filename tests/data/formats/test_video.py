@@ -92,8 +92,8 @@ def test_named_columns_become_proprioception_labels_and_rewards(folder: Path) ->
 def test_whole_numbers_are_discrete_actions_if_they_are_called_so(tmp_path: Path) -> None:
     write_film(tmp_path / "a.mp4", pictures(5))
     write_npy(tmp_path / "a.npy", np.array([0, 2, 1, 0]))
-    store = open_store(tmp_path, options={"discrete": "true"})
-    assert (store.action_spec.kind, store.action_spec.num_choices) == ("discrete", 3)
+    store = open_store(tmp_path, options={"num_choices": 4})
+    assert (store.action_spec.kind, store.action_spec.num_choices) == ("discrete", 4)
     np.testing.assert_array_equal(store.columns("actions", [0])[0][:], [0, 2, 1, 0, -1])
 
 
@@ -273,7 +273,8 @@ def test_columns_of_tables_that_are_not_there_are_refused(tmp_path: Path) -> Non
         ({"fps": "fast"}, "fps must be a number above 0"),
         ({"missing_actions": "drop"}, "missing_actions must be 'refuse' or 'zero'"),
         ({"actions": "dx", "labels": "dx"}, "a column can be one thing only"),
-        ({"discrete": "perhaps"}, "must be true or false"),
+        ({"num_choices": 1}, "num_choices must be a whole number from 2 on"),
+        ({"read_through": "perhaps"}, "must be true or false"),
         ({"reward": "dx", "fps": 10}, "rewards cannot be matched by time"),
     ],
 )
@@ -311,8 +312,8 @@ def test_frames_that_were_cut_away_without_encoding_anew_are_not_counted_as_show
 
 
 def test_discrete_actions_that_are_no_whole_numbers_are_refused(folder: Path) -> None:
-    with pytest.raises(DataError, match="discrete actions must be one column of whole numbers"):
-        open_store(folder, options={"discrete": True, "actions": "dx"})
+    with pytest.raises(DataError, match="choices must be one column of whole numbers from 0 to 2"):
+        open_store(folder, options={"num_choices": 3, "actions": "dx"})
 
 
 def test_clips_are_those_of_a_native_copy(folder: Path, tmp_path: Path) -> None:

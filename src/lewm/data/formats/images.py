@@ -11,10 +11,10 @@ import numpy as np
 
 from lewm.data.formats.base import EpisodeReader, fingerprint_of, leave_out
 from lewm.data.formats.file_names import in_natural_order, last_number
+from lewm.data.formats.pictures import decoded, size_of
 from lewm.data.formats.recent import Recent
 from lewm.data.formats.recognition import IMAGE_SUFFIXES
 from lewm.data.formats.side_tables import TABLE_SUFFIXES, SideTables, TableOptions, check_num_rows, table_options
-from lewm.data.formats.still_images import decode_image, image_size
 from lewm.data.formats.store import ForeignStore, Format
 from lewm.data.layout import DatasetMeta
 from lewm.errors import ConfigError, DataError
@@ -26,7 +26,7 @@ MAX_KEPT_NAMES = 200_000
 
 
 class ImagesFormat(Format):
-    """A folder of numbered images, or a folder of such folders: png, jpeg, bmp, webp."""
+    """A folder of numbered images, or a folder of such folders: png, jpeg."""
 
     @staticmethod
     def open(
@@ -37,19 +37,19 @@ class ImagesFormat(Format):
         proprioception: str = "",
         labels: str = "",
         reward: str = "",
-        discrete: bool | str = False,
+        num_choices: int | str = 0,
         missing_actions: str = "refuse",
     ) -> ForeignStore:
-        """The episodes at ``path``, in natural order; ``gaps="ignore"`` takes images as neighbours although numbers between theirs are missing.
+        """The episodes at ``path``, in natural order; ``gaps="allow"`` takes images as neighbours although numbers between theirs are missing.
 
         A table is called ``actions.csv``, ``.parquet`` or ``.npy``; the other options name its columns, separated by commas.
         """
-        if gaps not in ("refuse", "ignore"):
-            raise ConfigError(f"gaps must be 'refuse' or 'ignore', got {gaps!r}")
+        if gaps not in ("refuse", "allow"):
+            raise ConfigError(f"gaps must be 'refuse' or 'allow', got {gaps!r}")
         options = table_options(
-            actions=actions, proprioception=proprioception, labels=labels, reward=reward, discrete=discrete, missing_actions=missing_actions
+            actions=actions, proprioception=proprioception, labels=labels, reward=reward, num_choices=num_choices, missing_actions=missing_actions
         )
-        return ForeignStore(ImagesReader(path, options, may_have_gaps=gaps == "ignore"))
+        return ForeignStore(ImagesReader(path, options, may_have_gaps=gaps == "allow"))
 
 
 class ImagesReader(EpisodeReader):
@@ -72,9 +72,9 @@ class ImagesReader(EpisodeReader):
             for episode, length in enumerate(self.lengths.tolist()):
                 check_num_rows(self._tables, episode, length + 1, str(self._folders[episode]))
                 self._tables.look_at(episode, length)
-        self._height_px, self._width_px = image_size(self._image(0, 0))
+        self._height_px, self._width_px = size_of(self._image(0, 0))
         for episode in range(len(kept)):
-            self._check_size(self._image(episode, 0), image_size(self._image(episode, 0)))
+            self._check_size(self._image(episode, 0), size_of(self._image(episode, 0)))
         self.meta = self._meta()
 
     def rows(self, column: str, episode: int, rows: np.ndarray) -> np.ndarray:
@@ -84,7 +84,7 @@ class ImagesReader(EpisodeReader):
         out = np.empty((len(rows), self._height_px, self._width_px, 3), np.uint8)
         for place, row in enumerate(rows.tolist()):
             file = self._image(episode, row)
-            frame = decode_image(file, repr(str(file)))
+            frame = decoded(self._content(file), repr(str(file)))
             self._check_size(file, frame.shape[:2])
             out[place] = frame
         return out
@@ -109,6 +109,12 @@ class ImagesReader(EpisodeReader):
                 f"{str(folder)!r} has {len(names)} images, had {int(self.lengths[episode]) + 1} when it was opened; open the dataset anew"
             )
         return folder / names[row]
+
+    def _content(self, file: Path) -> bytes:
+        try:
+            return file.read_bytes()
+        except OSError as error:
+            raise DataError(f"{str(file)!r} cannot be read ({error.strerror}); restore it") from None
 
     def _check_size(self, file: Path, size: tuple[int, ...]) -> None:
         if tuple(size) != (self._height_px, self._width_px):
@@ -154,7 +160,7 @@ def numbered_images(folder: Path, *, may_have_gaps: bool) -> list[str]:
             raise DataError(f"{str(folder)!r} has two images with number {first}, {before} and {after}; keep one kind of image in a folder")
         if second != first + 1 and not may_have_gaps:
             raise DataError(
-                f"{str(folder)!r} goes on from {before} to {after}: number {first + 1} is missing; restore it, or pass --option gaps=ignore "
+                f"{str(folder)!r} goes on from {before} to {after}: number {first + 1} is missing; restore it, or pass --option gaps=allow "
                 "if there never was one"
             )
     return names

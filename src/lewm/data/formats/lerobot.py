@@ -3,19 +3,19 @@
 Axes: E episode, n row, N env step, Y X image, P proprioception, a env action, s label.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lewm.data.formats.base import EpisodeReader, EpisodeSink, checked_actions, fingerprint_of, leave_out, observed_action_spec
-from lewm.data.formats.lerobot_index import Rows, find_rows, read_episode_table, read_provenance
+from lewm.data.formats.lerobot_index import Rows, find_rows, read_episode_table, read_own_meta, read_provenance
 from lewm.data.formats.lerobot_layout import (
     ACTION,
     EPISODES_DIRECTORY,
     INFO_FILE,
     LABELS,
-    OWN_DIRECTORY,
     REWARD,
     STATE,
     Camera,
@@ -23,11 +23,12 @@ from lewm.data.formats.lerobot_layout import (
     read_layout,
 )
 from lewm.data.formats.lerobot_writing import LeRobotSink
+from lewm.data.formats.own_metadata import listed
 from lewm.data.formats.parquet_rows import ParquetRows, as_bytes, as_matrix
-from lewm.data.formats.still_images import decode_image
+from lewm.data.formats.pictures import decoded
 from lewm.data.formats.store import ForeignStore, Format
 from lewm.data.formats.video_frames import VideoFrames, read_header
-from lewm.data.layout import DISCRETE_ACTION_PADDING, META_FILE, DatasetMeta, read_meta
+from lewm.data.layout import DISCRETE_ACTION_PADDING, DatasetMeta
 from lewm.errors import ConfigError, DataError
 from lewm.registry import did_you_mean
 from lewm.schema import ActionSpec, ObservationSpec
@@ -42,11 +43,15 @@ class LeRobotFormat(Format):
     IS_LOSSLESS = False
 
     @staticmethod
-    def open(path: Path, *, cameras: str = "", proprioception: str = STATE, labels: str = LABELS, missing_actions: str = "refuse") -> ForeignStore:
+    def open(
+        path: Path, *, cameras: str | Sequence[str] = "", proprioception: str = STATE, labels: str = LABELS, missing_actions: str = "refuse"
+    ) -> ForeignStore:
         """The dataset at ``path``. ``cameras``: names separated by commas, all if empty; ``proprioception``, ``labels``: features of numbers."""
         if missing_actions not in ("refuse", "zero"):
             raise ConfigError(f"missing_actions must be 'refuse' or 'zero', got {missing_actions!r}")
-        return ForeignStore(LeRobotReader(path, cameras=cameras, proprioception=proprioception, labels=labels, missing_actions=missing_actions))
+        return ForeignStore(
+            LeRobotReader(path, cameras=listed(cameras) or (), proprioception=proprioception, labels=labels, missing_actions=missing_actions)
+        )
 
     @staticmethod
     def create(path: Path, meta: DatasetMeta, *, resume: bool) -> EpisodeSink:
@@ -57,7 +62,7 @@ class LeRobotFormat(Format):
 class LeRobotReader(EpisodeReader):
     """Episodes of a LeRobot dataset. The action of an episode's last frame leads nowhere and is dropped."""
 
-    def __init__(self, path: Path, *, cameras: str, proprioception: str, labels: str, missing_actions: str) -> None:
+    def __init__(self, path: Path, *, cameras: tuple[str, ...], proprioception: str, labels: str, missing_actions: str) -> None:
         self.path = path
         self._options = (cameras, proprioception, labels, missing_actions)
         self._missing_actions = missing_actions
@@ -168,7 +173,7 @@ class LeRobotReader(EpisodeReader):
             where = f"{str(file)!r}, {camera.key} of frame {row} of episode {self._number(episode)}"
             if data is None:
                 raise DataError(f"{where} is no image in the file; only images that are stored in the parquet files are read")
-            frame = decode_image(data, where)
+            frame = decoded(data, where)
             if frame.shape != out.shape[1:]:
                 raise DataError(f"{where} is {frame.shape[0]} x {frame.shape[1]} px, {INFO_FILE} says {camera.height_px} x {camera.width_px}")
             out[place] = frame
@@ -176,7 +181,7 @@ class LeRobotReader(EpisodeReader):
 
 
 def _meta(layout: Layout, cameras: list[Camera], features: dict[str, str], rows: Rows) -> DatasetMeta:
-    own = read_meta(layout.root / OWN_DIRECTORY) if (layout.root / OWN_DIRECTORY / META_FILE).is_file() else None
+    own = read_own_meta(layout.root)
     names = {column: layout.names_of(key, prefix, layout.features[key]["shape"][0]) if key else () for column, prefix, key in _named(features)}
     spec = ObservationSpec(
         height_px=cameras[0].height_px,

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from lewm.data.formats import own_metadata
 from lewm.data.formats.base import checked_actions
-from lewm.data.formats.lerobot_layout import ACTION, DONE, EPISODES_DIRECTORY, OWN_DIRECTORY, TRUNCATED, Camera, Layout
+from lewm.data.formats.lerobot_layout import ACTION, DONE, EPISODES_DIRECTORY, OWN_DIRECTORY, OWN_META_FILE, TRUNCATED, Camera, Layout
 from lewm.data.formats.parquet_rows import as_matrix, read_columns, reported_as_damaged
+from lewm.data.layout import DatasetMeta
 from lewm.errors import DataError
 
 
@@ -79,6 +81,17 @@ def _table(layout: Layout, columns: dict[str, np.ndarray], videos: list[str], ta
         starts_s={key: columns[f"videos/{key}/from_timestamp"][order].astype(np.float64) for key in videos},
         tasks=[tasks[row] for row in order],
     )
+
+
+def read_own_meta(root: Path) -> DatasetMeta | None:
+    """The settings of the dataset that was written here; None in other people's."""
+    file = root / OWN_META_FILE
+    try:
+        return own_metadata.from_text(file.read_bytes(), repr(str(file)))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DataError(f"{str(file)!r} cannot be read ({error.strerror}); restore it") from None
 
 
 def read_provenance(root: Path) -> dict[int, dict[str, Any]]:

@@ -19,7 +19,8 @@ STATISTICS_FILE = Path("meta/stats.json")
 TASKS_FILE = Path("meta/tasks.parquet")
 EPISODES_DIRECTORY = Path("meta/episodes")
 OWN_DIRECTORY = Path("meta/lewm")
-"""What LeRobot has no place for: ``meta.json`` of the native dataset, and the provenance of its episodes."""
+"""What LeRobot has no place for: the native dataset's settings, and the provenance of its episodes."""
+OWN_META_FILE = OWN_DIRECTORY / "meta.json"
 FILE_TEMPLATE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
 DATA_TEMPLATE = f"data/{FILE_TEMPLATE}.parquet"
 VIDEO_TEMPLATE = f"videos/{{video_key}}/{FILE_TEMPLATE}.mp4"
@@ -65,18 +66,18 @@ class Layout:
         """A file of a camera's frames."""
         return self.root / filled(self.video_template, chunk, file, key)
 
-    def cameras(self, chosen: str) -> tuple[Camera, ...]:
-        """The cameras by name, separated by commas, or all that show colours; ``DataError`` if their frames are of different sizes."""
+    def cameras(self, chosen: tuple[str, ...]) -> tuple[Camera, ...]:
+        """The cameras of some names, or all that show colours; ``DataError`` if their frames are of different sizes."""
         pictures = {key: feature for key, feature in self.features.items() if feature["dtype"] in ("video", "image")}
         colours = {key: feature for key, feature in pictures.items() if not _is_depth(feature)}
         if len(colours) < len(pictures):
             logger.warning("%s: depth maps are left out, %d of %d cameras are read", self.root, len(colours), len(pictures))
         names = _distinct_names(list(colours))
         known = {name: _camera(key, name, colours[key]) for key, name in names.items()}
-        for name in filter(None, (name.strip() for name in chosen.split(","))):
+        for name in chosen:
             if name not in known:
                 raise ConfigError(f"{str(self.root)!r} has no camera {name!r}.{did_you_mean(name, known)}")
-        cameras = tuple(known[name.strip()] for name in chosen.split(",")) if chosen.strip() else tuple(known.values())
+        cameras = tuple(known[name] for name in chosen or known)
         if not cameras:
             raise DataError(f"{str(self.root)!r} has no camera; world models are learned from frames")
         sizes = {camera.name: (camera.height_px, camera.width_px) for camera in cameras}

@@ -18,13 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lewm.data.durable import LOCK_FILE, DirectoryLock, reported_as_data_error, sync_directory, write_atomically
+from lewm.data.formats import own_metadata
 from lewm.data.formats.lerobot_features import DEFAULT_TASK, camera_key, info_of, rows_of, tasks_table
+from lewm.data.formats.lerobot_index import read_own_meta
 from lewm.data.formats.lerobot_layout import (
     DATA_TEMPLATE,
     EPISODES_TEMPLATE,
     FILES_PER_CHUNK,
     INFO_FILE,
     OWN_DIRECTORY,
+    OWN_META_FILE,
     PROVENANCE_TEMPLATE,
     STATISTICS_FILE,
     TASKS_FILE,
@@ -35,7 +38,7 @@ from lewm.data.formats.lerobot_statistics import NAMES, Statistics, combined, fr
 from lewm.data.formats.parquet_rows import read_columns
 from lewm.data.formats.video_containers import check_not_cut_off
 from lewm.data.formats.video_encoding import VideoWriter
-from lewm.data.layout import META_FILE, DatasetMeta, read_meta, write_meta
+from lewm.data.layout import DatasetMeta
 from lewm.data.shards import check_episode
 from lewm.data.writing import check_same_settings
 from lewm.errors import DataError
@@ -58,7 +61,7 @@ class LeRobotSink:
         content = {entry.name for entry in path.iterdir()} - {LOCK_FILE} if path.is_dir() else set()
         if (content or path.is_file()) and not resume:
             raise DataError(f"{str(path)!r} already exists; continue it with --resume, or choose another directory")
-        is_new = not (path / OWN_DIRECTORY / META_FILE).is_file()
+        is_new = not (path / OWN_META_FILE).is_file()
         if is_new and (content - {"meta"} or (path / INFO_FILE).is_file()):
             raise DataError(f"{str(path)!r} was not written by lewm, so it cannot be continued; choose another directory")
         with reported_as_data_error(path):
@@ -72,9 +75,10 @@ class LeRobotSink:
 
     def _start(self, *, is_new: bool) -> None:
         if is_new:
-            write_meta(self.path / OWN_DIRECTORY, self.meta)
+            write_atomically(self.path / OWN_META_FILE, own_metadata.to_text(self.meta).encode())
         else:
-            existing = read_meta(self.path / OWN_DIRECTORY)
+            existing = read_own_meta(self.path)
+            assert existing is not None  # it was seen before
             check_same_settings(self.path, existing, self.meta)
             self.meta = existing
         fps = self.meta.provenance.get("fps")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lewm.data.formats.base import checked_actions, observed_action_spec
+from lewm.data.formats.own_metadata import listed
 from lewm.data.formats.recent import Recent
 from lewm.data.layout import DISCRETE_ACTION_PADDING
 from lewm.errors import ConfigError, DataError, MissingExtraError
@@ -31,7 +32,8 @@ class TableOptions:
     proprioception: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     reward: str = ""
-    is_discrete: bool = False
+    num_choices: int = 0
+    """Of discrete actions; 0 if they are continuous."""
     missing_actions: str = "refuse"
 
     def __post_init__(self) -> None:
@@ -47,18 +49,20 @@ class TableOptions:
         return (*self.actions, *self.proprioception, *self.labels, *([self.reward] if self.reward else []))
 
 
-def table_options(*, actions: str, proprioception: str, labels: str, reward: str, discrete: bool | str, missing_actions: str) -> TableOptions:
-    """Options as they are typed: lists are separated by commas."""
-
-    def names(text: str) -> tuple[str, ...]:
-        return tuple(filter(None, (name.strip() for name in str(text).split(","))))
-
+def table_options(*, actions: str, proprioception: str, labels: str, reward: str, num_choices: int | str, missing_actions: str) -> TableOptions:
+    """Options as they are typed: names with commas between."""
+    try:
+        choices = int(num_choices)
+    except ValueError:
+        choices = -1
+    if choices < 0 or choices == 1:
+        raise ConfigError(f"num_choices must be a whole number from 2 on, or 0 for continuous actions, got {num_choices!r}")
     return TableOptions(
-        actions=names(actions),
-        proprioception=names(proprioception),
-        labels=names(labels),
+        actions=listed(actions) or (),
+        proprioception=listed(proprioception) or (),
+        labels=listed(labels) or (),
         reward=str(reward),
-        is_discrete=is_yes(discrete),
+        num_choices=choices,
         missing_actions=missing_actions,
     )
 
@@ -182,8 +186,8 @@ class SideTables:
         """What was seen: bounds, or the number of choices."""
         if not self.action_names:
             return ActionSpec(kind="none")
-        if self.options.is_discrete:
-            return ActionSpec(kind="discrete", num_choices=max(2, int(self._high[0]) + 1))
+        if self.options.num_choices:
+            return ActionSpec(kind="discrete", num_choices=self.options.num_choices)
         return observed_action_spec(self._low.tolist(), self._high.tolist())
 
     def count(self, episode: int) -> int:
@@ -194,10 +198,13 @@ class SideTables:
         """float32 [n, a], or int64 [n] if they are discrete."""
         where = f"{str(self.files[episode])!r}"
         values = self._columns(episode, self.action_names)[rows]
-        if not self.options.is_discrete:
+        if not self.options.num_choices:
             return checked_actions(values, where, missing=self.options.missing_actions)
-        if values.shape[1] != 1 or (values < 0).any() or (values != np.floor(values)).any() or not (values < 2**31).all():
-            raise DataError(f"{where}: discrete actions must be one column of whole numbers from 0 on; leave --option discrete out if they are not")
+        most = self.options.num_choices - 1
+        if values.shape[1] != 1 or not np.isin(values, np.arange(most + 1)).all():
+            raise DataError(
+                f"{where}: choices must be one column of whole numbers from 0 to {most}, as num_choices says; leave it out if they are not"
+            )
         return np.asarray(values[:, 0], np.int64)
 
     def finite(self, episode: int, names: tuple[str, ...], rows: np.ndarray) -> np.ndarray:

@@ -34,16 +34,17 @@ class VideoFormat(Format):
         proprioception: str = "",
         labels: str = "",
         reward: str = "",
-        discrete: bool | str = False,
+        num_choices: int | str = 0,
         missing_actions: str = "refuse",
     ) -> ForeignStore:
         """The videos at ``path``, in natural order; tables have the same name but for the suffix.
 
         ``fps`` is the rate of the tables' rows where it is not that of the frames; ``read_through`` counts frames instead of believing the files'
-        headers. The others name columns, separated by commas.
+        headers. ``num_choices`` reads actions as choices; the others
+        name columns, with commas between.
         """
         options = table_options(
-            actions=actions, proprioception=proprioception, labels=labels, reward=reward, discrete=discrete, missing_actions=missing_actions
+            actions=actions, proprioception=proprioception, labels=labels, reward=reward, num_choices=num_choices, missing_actions=missing_actions
         )
         return ForeignStore(VideoReader(path, options, rows_per_s(fps), is_read_through=is_yes(read_through)))
 

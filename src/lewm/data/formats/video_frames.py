@@ -14,6 +14,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from lewm.data.formats.recent import Recent
@@ -130,6 +131,7 @@ class _Decoder:
         self.path = path
         self._container = open_video(path)
         self._stream = video_stream(self._container, path)
+        self._reformatter = VideoReformatter()  # a frame's own is made anew for each, which takes longer than decoding
 
     def close(self) -> None:
         self._container.close()
@@ -182,7 +184,7 @@ class _Decoder:
                 f"frame {number} of {str(self.path)!r} is {height_px} x {width_px} px, the dataset's are {size[0]} x {size[1]}; "
                 "scale them to one size, for example with ffmpeg -vf scale=WIDTH:HEIGHT"
             )
-        return np.rot90(frame.to_ndarray(format="rgb24"), _quarter_turns(frame, self.path))
+        return np.rot90(self._reformatter.reformat(frame, format="rgb24").to_ndarray(), _quarter_turns(frame, self.path))
 
 
 def open_video(path: Path) -> InputContainer:
