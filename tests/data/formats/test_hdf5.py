@@ -1,4 +1,4 @@
-"""Flat HDF5 files: what stable-worldmodel wrote is read, what is written comes back and is laid out as its reader wants it, damage is told.
+"""Reading flat HDF5 files: what stable-worldmodel wrote is understood, only what is asked for is decoded, damage is told.
 
 ``fixtures/stable_worldmodel_0_1_1.h5`` was written by ``HDF5Writer`` of stable-worldmodel 0.1.1 (chunks of one row) and
 ``stable_worldmodel_recorder.h5`` by ``World``'s own functions of its April 2026 version (``_init_h5_datasets``, ``_handle_done_ep``,
@@ -10,22 +10,19 @@ last, ``terminated`` in the second episode.
 import logging
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import hdf5plugin
 import numpy as np
 import pytest
-from flat_files import as_native, assert_same_clips, assert_same_episode
+from flat_files import FIXTURES, as_native, assert_same_clips, assert_same_episode
 
 from lewm.data.formats.hdf5_files import take_rows
 from lewm.data.formats.store import open_store
 from lewm.errors import ConfigError, DataError
-from lewm.schema import ActionSpec, Episode, ObservationSpec
+from lewm.schema import ActionSpec, ObservationSpec
 
-NewEpisode = Callable[..., Episode]
-FIXTURES = Path(__file__).parent / "fixtures"
 RECORDED = [FIXTURES / "stable_worldmodel_0_1_1.h5", FIXTURES / "stable_worldmodel_recorder.h5"]
 
 
