@@ -22,6 +22,8 @@ VERBS = {
     "compare": ("lewm.commands.evaluate", "the success of several training seeds on the same pairs, with one interval"),
     "report": ("lewm.commands.demo", "one self-contained HTML page about a run"),
     "lab": ("lewm.commands.lab", "every objective on the same worlds, data, networks, steps and seeds: which of them collapse"),
+    "push": ("lewm.commands.hub", "upload a run, checkpoint or dataset to the Hugging Face hub"),
+    "pull": ("lewm.commands.hub", "download and verify what push uploaded"),
     "bench": ("lewm.commands.bench", "measure speed against a plain reference in the same run"),
 }
 """Verb -> (module with a function of the verb's name, one line of help)."""

@@ -43,3 +43,7 @@ class TrainingError(LewmError):
 
 class VerificationError(LewmError):
     """A result file whose content does not follow from its own episodes."""
+
+
+class HubError(LewmError):
+    """A repository on the hub that cannot be reached, is not what it should be, or may not be written."""

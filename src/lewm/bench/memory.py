@@ -32,13 +32,13 @@ def main(words: Sequence[str]) -> int:
     directions = random_directions(dimension, num_directions, seed=0)
     latents = torch.randn(num_frames, batch, dimension, generator=torch.Generator().manual_seed(0)).requires_grad_()
     torch.autograd.grad(statistic(latents[:, :2], directions[:, :2]), latents)  # what torch loads on first use does not count
-    _forget_peak()
-    before = _peak_bytes()
+    forget_peak()
+    before = peak_bytes()
     torch.autograd.grad(statistic(latents, directions), latents)
-    return max(_peak_bytes() - before, PAGE_BYTES)
+    return max(peak_bytes() - before, PAGE_BYTES)
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
     """Start the record of the peak anew from the present size, where the system can."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -46,7 +46,7 @@ def _forget_peak() -> None:
         return
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """The largest resident size so far."""
     status = Path("/proc/self/status")
     if status.exists():  # not getrusage: on Linux it starts from the peak of the parent process

@@ -41,6 +41,12 @@ _ENTRIES = {
         target="lewm.bench.collect:measure", summary="collections: two workers against one, Atari against the raw emulators", extra="atari"
     ),
     "clips": Entry(target="lewm.bench.clips:measure", summary="shuffled training clips against memcpy"),
+    "formats": Entry(
+        target="lewm.bench.formats:measure",
+        summary="clips against the official reading of HDF5, and conversions",
+        extra="hdf5",
+        needs=("h5py", "hdf5plugin"),
+    ),
     "train": Entry(target="lewm.bench.train:measure", summary="optimiser steps of the laptop preset against a straight-line loop"),
     "plan": Entry(target="lewm.bench.plan:measure", summary="plans of the laptop preset against a straight rollout"),
 }

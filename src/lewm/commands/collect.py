@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from lewm.commands.parsing import ProgressBar, command_line, parse, parse_options, say, show
+from lewm.commands.parsing import ProgressBar, command_line, parse, parse_options, refresh_card, say, show
 from lewm.errors import ConfigError
 
 if TYPE_CHECKING:  # only types: the parser's help and refusals must not wait for what a collection imports
@@ -67,6 +67,7 @@ def collect(words: Sequence[str]) -> None:
         )
     finally:
         bar.close()
+    refresh_card(arguments.out)
     show(f"collected: {arguments.out}: {len(store):,} episodes, {store.num_env_steps:,} env steps")
     preset = {"dmc": "dmc", "atari": "atari"}.get(store.env["name"].partition("/")[0], "laptop")
     show(f"next: lewm train --data {arguments.out} --preset {preset} --out RUN")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from lewm.commands.parsing import parse, say, show
+from lewm.commands.parsing import parse, refresh_card, say, show
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ def demo(words: Sequence[str]) -> None:
     from lewm.demo import run_demo
 
     page = run_demo(arguments.out, seed=arguments.seed, say=say, training_progress=TrainingBar)
+    refresh_card(arguments.out)
+    if (arguments.out / "data").exists():  # a finished demo may have been relieved of it
+        refresh_card(arguments.out / "data")
     show(f"report: {page}")
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from lewm.commands.parsing import check_result_file, command_line, parse, parse_distances, parse_options, say, show, write_result
+from lewm.commands.parsing import check_result_file, command_line, parse, parse_distances, parse_options, refresh_card, say, show, write_result
 from lewm.config import PlannerConfig
 from lewm.config_files import from_dict
 from lewm.errors import ConfigError, LewmError
@@ -206,7 +206,7 @@ def _success(words: Sequence[str]) -> None:
     }
     result = _scripted_result(arguments, words, settings) if _is_scripted(arguments) else _run_result(arguments, settings)
     show(success_table(result))
-    write_result(arguments.json, result)
+    _write_to_run(arguments.json, result, arguments.run)
 
 
 def _run_result(arguments: SuccessArguments, settings: dict[str, Any]) -> dict[str, Any]:
@@ -280,7 +280,14 @@ def _evaluate_latents(words: Sequence[str], arguments: LatentArguments | AtariLa
 
     result = evaluate_latents(words[0], arguments.run, arguments.data, command=command_line("eval", words), **options)
     show(latent_table(result))
-    write_result(arguments.json, result)
+    _write_to_run(arguments.json, result, arguments.run)
+
+
+def _write_to_run(path: Path | None, result: dict[str, Any], run: Path) -> None:
+    """Write the result; the card of the run whose results it joins then shows it."""
+    write_result(path, result)
+    if path is not None and path.resolve().parent == (run / "results").resolve():
+        refresh_card(run)
 
 
 def _planner_of(words: Sequence[str]) -> PlannerConfig:

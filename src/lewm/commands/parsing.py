@@ -54,6 +54,14 @@ def write_result(path: Path | None, result: dict[str, Any]) -> None:
         say(f"wrote {path}")
 
 
+def refresh_card(directory: Path) -> None:
+    """Write the card of a run or dataset, or say that a person's card was left as it is."""
+    from lewm.cards import CARD_FILE, write_card
+
+    if not write_card(directory):
+        say(f"{directory / CARD_FILE} was not written by lewm, or was changed since: left as it is")
+
+
 def check_result_file(path: Path | None) -> None:
     """Refuse a result file that could not be written, before the work whose result it is."""
     if path is not None:

@@ -1,6 +1,7 @@
 """``lewm train``."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lewm.commands.parsing import ProgressBar, command_line, parse, show
+from lewm.commands.parsing import ProgressBar, command_line, parse, refresh_card, show
 from lewm.config import Config
 from lewm.config_files import from_dict, load_config, load_preset, to_toml
 from lewm.errors import ConfigError
@@ -75,6 +76,8 @@ def train(words: Sequence[str]) -> None:
         command=command_line("train", words),
         progress=TrainingBar,
     )
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first one saves checkpoints
+        refresh_card(run)
     show(f"trained: {run}\nnext: lewm eval success {run}")
 
 

@@ -1,168 +1,184 @@
-"""Folders of numbered images: one folder an episode, or one folder that is one episode.
+"""Folders of numbered images as a dataset: one folder an episode, every image an observation, a table of actions beside them or none at all.
 
 Axes: n row, N env step, Y X image, a env action.
-
-Frames are in the order of the numbers in their names. Actions stand beside them in ``actions.csv`` (a header, then numbers) or ``actions.npy``, one
-for each frame or one fewer: the last frame's leads nowhere. Without such a file the recording is video, which can be predicted but not planned with.
 """
 
-import csv
-import re
-from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from lewm.data.formats.base import EpisodeReader, checked_actions, fingerprint_of, leave_out, observed_action_spec, padded
-from lewm.data.formats.pictures import REFUSALS, decoded
+from lewm.data.formats.base import EpisodeReader, fingerprint_of, leave_out
+from lewm.data.formats.file_names import in_natural_order, last_number
+from lewm.data.formats.pictures import decoded, size_of
+from lewm.data.formats.recent import Recent
 from lewm.data.formats.recognition import IMAGE_SUFFIXES
+from lewm.data.formats.side_tables import TABLE_SUFFIXES, SideTables, TableOptions, check_num_rows, table_options
 from lewm.data.formats.store import ForeignStore, Format
 from lewm.data.layout import DatasetMeta
 from lewm.errors import ConfigError, DataError
 from lewm.schema import ActionSpec, ObservationSpec
 
-ACTION_FILES = ("actions.csv", "actions.npy")
-
-
-class ImagesReader(EpisodeReader):
-    """Episodes of one folder."""
-
-    def __init__(self, path: Path, *, missing_actions: str, gaps: str) -> None:
-        self.path, self._missing_actions = path, missing_actions
-        folders = [path] if _images_in(path) else sorted((part for part in path.iterdir() if part.is_dir() and _images_in(part)), key=_natural)
-        if not folders:
-            raise DataError(f"{str(path)!r} has no images, and no folder in it has: {', '.join(IMAGE_SUFFIXES)} are known")
-        files = [sorted(_images_in(folder), key=_natural) for folder in folders]
-        if gaps == "refuse":
-            for images in files:
-                _check_numbers(images)
-        kept = leave_out(path, np.array([len(images) - 1 for images in files]))
-        self._folders, self._files = [folders[index] for index in kept], [files[index] for index in kept]
-        self.lengths = np.array([len(images) - 1 for images in self._files], np.int64)
-        self.terminated = np.zeros(len(self.lengths), bool)
-        self._size = _size_px(self._files[0][0])
-        self._actions = [self._read_actions(folder, int(length)) for folder, length in zip(self._folders, self.lengths, strict=True)]
-        self.meta = DatasetMeta(
-            observation_spec=ObservationSpec(height_px=self._size[0], width_px=self._size[1], cameras=("images",)),
-            action_spec=self._action_spec(),
-            provenance={"format": "images", "source": path.name},
-        )
-
-    def rows(self, column: str, episode: int, rows: np.ndarray) -> np.ndarray:
-        """Rows of a column; images are decoded one by one."""
-        if column.startswith("frames."):
-            return (
-                np.stack([self._decoded(self._files[episode][row]) for row in rows.tolist()])
-                if len(rows)
-                else np.zeros((0, *self._size, 3), np.uint8)
-            )
-        actions = self._actions[episode]
-        assert actions is not None  # the column is there only if they are
-        return np.asarray(padded(actions, self.meta.action_spec)[rows])
-
-    def provenance(self, episode: int) -> dict[str, Any]:
-        """Which folder."""
-        return {"source": self._folders[episode].name}
-
-    def fingerprint(self) -> str:
-        """Of the names, sizes and ends of all files."""
-        files = [file for images in self._files for file in images]
-        files += [folder / name for folder in self._folders for name in ACTION_FILES if (folder / name).is_file()]
-        return fingerprint_of(self.path, files)
-
-    def _decoded(self, file: Path) -> np.ndarray:
-        """uint8 [Y, X, 3]; ``DataError`` for an image of another size, or none."""
-        try:
-            content = file.read_bytes()
-        except OSError as error:
-            raise DataError(f"{str(file)!r} cannot be read ({error.strerror}); restore it") from None
-        return decoded(content, repr(str(file)), size_px=self._size)
-
-    def _read_actions(self, folder: Path, num_env_steps: int) -> np.ndarray | None:
-        """float32 [N, a], or None where no file is."""
-        found = [folder / name for name in ACTION_FILES if (folder / name).is_file()]
-        if not found:
-            return None
-        if len(found) > 1:
-            raise DataError(f"{str(folder)!r} has both {ACTION_FILES[0]} and {ACTION_FILES[1]}; leave one")
-        values = read_table(found[0])
-        if len(values) not in (num_env_steps, num_env_steps + 1):
-            raise DataError(f"{str(found[0])!r} has {len(values)} actions for {num_env_steps + 1} images; one each is meant, or one fewer")
-        return checked_actions(values[:num_env_steps], str(found[0]), missing=self._missing_actions)
-
-    def _action_spec(self) -> ActionSpec:
-        have = [actions is not None for actions in self._actions]
-        if not any(have):
-            return ActionSpec(kind="none")
-        widths = {actions.shape[1] for actions in self._actions if actions is not None}
-        if not all(have) or len(widths) > 1:
-            without = self._folders[have.index(False)] if not all(have) else None
-            what = f"{str(without)!r} has none" if without is not None else f"they have {sorted(widths)} numbers"
-            raise DataError(f"actions of {str(self.path)!r} differ between episodes: {what}; give all episodes the same kind")
-        actions = np.concatenate([part for part in self._actions if part is not None])
-        return observed_action_spec(actions.min(0).tolist(), actions.max(0).tolist())
-
-
-def read_table(file: Path) -> np.ndarray:
-    """Numbers [rows, a] of a csv file with a header, or of a ``.npy`` file; NaN where a csv cell is empty."""
-    try:
-        if file.suffix == ".npy":
-            values = np.load(file, allow_pickle=False)
-        else:
-            with open(file, newline="") as lines:
-                table = list(csv.reader(lines))
-            if not table or len({len(row) for row in table}) > 1:
-                raise ValueError("its rows differ in length" if table else "it is empty")
-            values = np.array([[float(cell or "nan") for cell in row] for row in table[1:]], np.float64).reshape(len(table) - 1, len(table[0]))
-    except (OSError, ValueError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(f"{str(file)!r} is no table of numbers: {error}; a csv file needs a header and a number in every cell") from None
-    if values.dtype.kind not in "iuf" or values.ndim not in (1, 2):
-        raise DataError(f"{str(file)!r} must hold numbers [rows, a], got {values.dtype} {list(values.shape)}")
-    return np.asarray(values.reshape(len(values), -1), np.float64)
-
-
-def _images_in(folder: Path) -> list[Path]:
-    return [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
-
-
-def _natural(path: Path) -> list[tuple[int, int, str]]:
-    """Numbers in names count as numbers: 2 before 10."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", path.name) if part]
-
-
-def _number(file: Path) -> int | None:
-    numbers = re.findall(r"\d+", file.stem)
-    return int(numbers[-1]) if numbers else None
-
-
-def _check_numbers(files: list[Path]) -> None:
-    """``DataError`` unless the last numbers in the names follow each other."""
-    numbers = [_number(file) for file in files]
-    for before, after, file in zip(numbers, numbers[1:], files[1:], strict=False):
-        if before is None or after is None or after != before + 1:
-            raise DataError(
-                f"{str(file)!r} does not follow {files[files.index(file) - 1].name!r} by one: an image is missing, or names have no numbers; "
-                "mend it, or pass --option gaps=allow"
-            )
-
-
-@lru_cache(maxsize=16)
-def _size_px(file: Path) -> tuple[int, int]:
-    try:
-        with Image.open(file) as image:
-            return image.height, image.width
-    except REFUSALS as error:
-        raise DataError(f"{str(file)!r} cannot be decoded ({error or type(error).__name__}); restore it") from None
+CAMERA = "images"
+TABLE_STEM = "actions"
+MAX_KEPT_NAMES = 200_000
 
 
 class ImagesFormat(Format):
-    """Folders of numbered images."""
+    """A folder of numbered images, or a folder of such folders: png, jpeg."""
 
     @staticmethod
-    def open(path: Path, *, missing_actions: str = "refuse", gaps: str = "refuse") -> ForeignStore:
-        """The folder at ``path``: ``gaps`` and ``missing_actions`` are ``refuse``, or ``allow`` and ``zero``."""
-        if missing_actions not in ("refuse", "zero") or gaps not in ("refuse", "allow"):
-            raise ConfigError(f"missing_actions must be refuse or zero and gaps refuse or allow, got {missing_actions!r} and {gaps!r}")
-        return ForeignStore(ImagesReader(path, missing_actions=missing_actions, gaps=gaps))
+    def open(
+        path: Path,
+        *,
+        gaps: str = "refuse",
+        actions: str = "",
+        proprioception: str = "",
+        labels: str = "",
+        reward: str = "",
+        num_choices: int | str = 0,
+        missing_actions: str = "refuse",
+    ) -> ForeignStore:
+        """The episodes at ``path``, in natural order; ``gaps="allow"`` takes images as neighbours although numbers between theirs are missing.
+
+        A table is called ``actions.csv``, ``.parquet`` or ``.npy``; the other options name its columns, separated by commas.
+        """
+        if gaps not in ("refuse", "allow"):
+            raise ConfigError(f"gaps must be 'refuse' or 'allow', got {gaps!r}")
+        options = table_options(
+            actions=actions, proprioception=proprioception, labels=labels, reward=reward, num_choices=num_choices, missing_actions=missing_actions
+        )
+        return ForeignStore(ImagesReader(path, options, may_have_gaps=gaps == "allow"))
+
+
+class ImagesReader(EpisodeReader):
+    """Folders of images and the tables in them."""
+
+    def __init__(self, path: Path, options: TableOptions, *, may_have_gaps: bool) -> None:
+        self.path, self._options, self._may_have_gaps = path, options, may_have_gaps
+        self._names: Recent[Path, list[str]] = Recent(MAX_KEPT_NAMES, len)
+        folders = find_folders(path)
+        num_images = np.array([len(self._images(folder)) for folder in folders], np.int64)
+        kept = leave_out(path, num_images - 1)
+        self._folders = [folders[int(number)] for number in kept]
+        self.lengths = num_images[kept] - 1
+        self.terminated = np.zeros(len(kept), bool)
+        files = _find_tables(self._folders)
+        if not files and options.named:
+            raise ConfigError(f"{str(path)!r} has no tables beside its images ({TABLE_STEM}.csv, .parquet or .npy), so no columns can be named")
+        self._tables = SideTables(files, options) if files else None
+        if self._tables is not None:
+            for episode, length in enumerate(self.lengths.tolist()):
+                check_num_rows(self._tables, episode, length + 1, str(self._folders[episode]))
+                self._tables.look_at(episode, length)
+        self._height_px, self._width_px = size_of(self._image(0, 0))
+        for episode in range(len(kept)):
+            self._check_size(self._image(episode, 0), size_of(self._image(episode, 0)))
+        self.meta = self._meta()
+
+    def rows(self, column: str, episode: int, rows: np.ndarray) -> np.ndarray:
+        if not column.startswith("frames."):
+            assert self._tables is not None  # it has no other columns without them
+            return self._tables.rows(column, episode, rows, int(self.lengths[episode]), None)
+        out = np.empty((len(rows), self._height_px, self._width_px, 3), np.uint8)
+        for place, row in enumerate(rows.tolist()):
+            file = self._image(episode, row)
+            frame = decoded(self._content(file), repr(str(file)))
+            self._check_size(file, frame.shape[:2])
+            out[place] = frame
+        return out
+
+    def provenance(self, episode: int) -> dict[str, Any]:
+        return {"source": self._folders[episode].name}
+
+    def fingerprint(self) -> str:
+        """Of the names and sizes of all images, and of the ends of the tables and of each episode's first and last image."""
+        listed = [f"{folder.name}/{name} {(folder / name).stat().st_size}" for folder in self._folders for name in self._images(folder)]
+        ends = [self._image(episode, row) for episode, length in enumerate(self.lengths.tolist()) for row in (0, length)]
+        return fingerprint_of(self.path, [*ends, *(self._tables.files if self._tables else ())], repr(self._options), *listed)
+
+    def _images(self, folder: Path) -> list[str]:
+        return self._names.get(folder, lambda: numbered_images(folder, may_have_gaps=self._may_have_gaps))
+
+    def _image(self, episode: int, row: int) -> Path:
+        folder = self._folders[episode]
+        names = self._images(folder)
+        if len(names) != self.lengths[episode] + 1:
+            raise DataError(
+                f"{str(folder)!r} has {len(names)} images, had {int(self.lengths[episode]) + 1} when it was opened; open the dataset anew"
+            )
+        return folder / names[row]
+
+    def _content(self, file: Path) -> bytes:
+        try:
+            return file.read_bytes()
+        except OSError as error:
+            raise DataError(f"{str(file)!r} cannot be read ({error.strerror}); restore it") from None
+
+    def _check_size(self, file: Path, size: tuple[int, ...]) -> None:
+        if tuple(size) != (self._height_px, self._width_px):
+            raise DataError(
+                f"{str(file)!r} is {size[0]} x {size[1]} px, {str(self._image(0, 0))!r} is {self._height_px} x {self._width_px}; "
+                "scale the files to one size before, for example with Pillow (Image.resize): --size-px cannot, it needs frames of one size"
+            )
+
+    def _meta(self) -> DatasetMeta:
+        spec = ObservationSpec(height_px=self._height_px, width_px=self._width_px, cameras=(CAMERA,), proprioception=self._options.proprioception)
+        return DatasetMeta(
+            observation_spec=spec,
+            action_spec=self._tables.action_spec() if self._tables else ActionSpec(kind="none"),
+            label_names=self._options.labels,
+            has_rewards=bool(self._options.reward),
+            provenance={"source": str(self.path), "format": "images", "action_names": list(self._tables.action_names) if self._tables else []},
+        )
+
+
+def find_folders(path: Path) -> list[Path]:
+    """The folders with images in ``path``, or ``path`` itself; ``DataError`` if there are both, or none."""
+    folders = in_natural_order(entry for entry in path.iterdir() if entry.is_dir() and _has_image(entry))
+    if _has_image(path):
+        if folders:
+            raise DataError(f"{str(path)!r} has images of its own beside the folder {folders[0].name!r}; keep one folder an episode, or images only")
+        return [path]
+    if not folders:
+        raise DataError(f"{str(path)!r} has no images ({', '.join(IMAGE_SUFFIXES)}), nor have its folders")
+    return folders
+
+
+def numbered_images(folder: Path, *, may_have_gaps: bool) -> list[str]:
+    """The names of a folder's images in the order of the numbers that they end in; ``DataError`` for double, missing and nameless numbers."""
+    names = [entry.name for entry in folder.iterdir() if _is_image(entry)]
+    numbers = {name: last_number(name) for name in names}
+    nameless = next((name for name in sorted(names) if numbers[name] is None), None)
+    if nameless is not None:
+        raise DataError(f"{str(folder / nameless)!r} has no number at the end of its name, so its place is unknown; rename or remove it")
+    names.sort(key=lambda name: (numbers[name] or 0, name))
+    for before, after in pairwise(names):
+        first, second = numbers[before] or 0, numbers[after] or 0
+        if first == second:
+            raise DataError(f"{str(folder)!r} has two images with number {first}, {before} and {after}; keep one kind of image in a folder")
+        if second != first + 1 and not may_have_gaps:
+            raise DataError(
+                f"{str(folder)!r} goes on from {before} to {after}: number {first + 1} is missing; restore it, or pass --option gaps=allow "
+                "if there never was one"
+            )
+    return names
+
+
+def _find_tables(folders: list[Path]) -> list[Path]:
+    found = [[table for suffix in TABLE_SUFFIXES if (table := folder / f"{TABLE_STEM}{suffix}").is_file()] for folder in folders]
+    for folder, tables in zip(folders, found, strict=True):
+        if len(tables) > 1:
+            raise DataError(f"{str(folder)!r} has two tables, {tables[0].name} and {tables[1].name}; keep one")
+        if not tables and any(found):
+            raise DataError(f"{str(folder)!r} has no {TABLE_STEM}.csv, .parquet or .npy, other folders have; add it, or move the folder away")
+    return [tables[0] for tables in found if tables]
+
+
+def _has_image(folder: Path) -> bool:
+    return any(_is_image(entry) for entry in folder.iterdir())
+
+
+def _is_image(entry: Path) -> bool:
+    return entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".") and entry.is_file()

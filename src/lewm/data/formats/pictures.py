@@ -6,6 +6,7 @@ Axes: n row, Y X image. Frames are uint8 RGB [n, Y, X, 3].
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -16,6 +17,8 @@ CODECS = ("JPEG", "PNG")
 """What world models' datasets hold; decoders of rarer formats stay away from other people's bytes."""
 MODES = ("RGB", "L", "1", "P", "LA", "RGBA", "YCbCr", "CMYK")
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+JPEG_MAGIC, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+ORIENTATION_TAG, UPRIGHT = 0x0112, 1
 REFUSALS = (
     OSError,
     SyntaxError,
@@ -43,12 +46,16 @@ def encoded(frame: np.ndarray) -> bytes:
 def decoded(content: bytes, where: str, *, size_px: tuple[int, int] | None = None) -> np.ndarray:
     """uint8 [Y, X, 3] of a JPEG or PNG; grey is repeated, transparency dropped. ``size_px``, (Y, X), is what it must be if it is given.
 
-    ``DataError`` if it is damaged: a PNG's checksums are compared, a JPEG has none.
+    ``DataError`` if it is damaged (a PNG's checksums are compared, a JPEG has none), or to be shown rotated.
     """
     try:
         if content.startswith(PNG_MAGIC):
             _check_png(content)
+        if content.startswith(JPEG_MAGIC) and JPEG_END not in content:
+            raise ValueError("it is cut off")
         with Image.open(io.BytesIO(content), formats=CODECS) as picture:
+            if picture.getexif().get(ORIENTATION_TAG, UPRIGHT) != UPRIGHT:
+                raise DataError(f"{where}: the frame is to be shown rotated, as its EXIF orientation says; store it upright")
             found_px = (picture.height, picture.width)
             if size_px is not None and found_px != size_px:
                 raise DataError(f"{where}: the frame has {found_px[0]} x {found_px[1]} px, others {size_px[0]} x {size_px[1]}; make them one size")
@@ -57,6 +64,15 @@ def decoded(content: bytes, where: str, *, size_px: tuple[int, int] | None = Non
             return np.asarray(picture.convert("RGB"))
     except (*REFUSALS, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{where}: the frame cannot be decoded ({error or type(error).__name__}); the file is damaged, restore it") from None
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """(Y, X) of a JPEG or PNG file, from its head."""
+    try:
+        with Image.open(path, formats=CODECS) as picture:
+            return picture.height, picture.width
+    except (*REFUSALS, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"{str(path)!r} cannot be decoded ({error or type(error).__name__}); the file is damaged, restore it") from None
 
 
 def _check_png(content: bytes) -> None:

@@ -1,183 +1,245 @@
-"""Demonstrations of robomimic: an HDF5 file with a group ``data/demo_k`` for each (Mandlekar et al., arXiv 2108.03298).
+"""robomimic's HDF5 files: a group ``data`` with a group per demonstration, and lists of demonstrations under ``mask``.
 
-Axes: n row, N env step, Y X image, P proprioception, a env action, s label.
-
-A demonstration has as many actions as observations: action t is taken at observation t, and the last leads to a ``next_obs`` that is not read here,
-so it is left out. Pictures are ``obs/*_image``, proprioception the other vectors of ``obs``, labels the simulator's ``states``.
+Axes: n row, N env step, Y X image, P proprioception, a env action, s label. A demonstration of L samples has L observations, actions and rewards.
+What the last action leads to is not among the observations (it may stand in ``next_obs``, its state nowhere), so it is left out: N = L - 1.
 """
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from lewm.data.formats.base import EpisodeReader, checked_actions, fingerprint_of, leave_out, observed_action_spec, padded
-from lewm.data.formats.hdf5 import Hdf5File
+from lewm.data.formats.base import EpisodeReader, fingerprint_of, leave_out, observed_action_spec, padded
+from lewm.data.formats.columns import actions_at, as_matrix, check_missing_actions, checked_rows, number_names
+from lewm.data.formats.frame_layout import FrameLayout, same_size
+from lewm.data.formats.hdf5_files import Hdf5File, dataset_at, take_rows
 from lewm.data.formats.own_metadata import listed
-from lewm.data.formats.pictures import as_rgb, rgb_shape
 from lewm.data.formats.store import ForeignStore, Format
 from lewm.data.layout import DatasetMeta
-from lewm.errors import ConfigError, DataError, LewmError
+from lewm.errors import ConfigError, DataError
 from lewm.registry import did_you_mean
-from lewm.schema import ObservationSpec
+from lewm.schema import ActionSpec, ObservationSpec
 
-IMAGE_SUFFIX = "_image"
+DEMO = re.compile(r"demo_(\d+)")
+IMAGE_SUFFIXES = ("_image", "_rgb")
+PROPRIOCEPTION = re.compile(r"robot\d+_(eef_pos|eef_quat|gripper_qpos)")
+"""What robomimic's own agents are given of the robot by default."""
 
 
 class RobomimicReader(EpisodeReader):
-    """The demonstrations of one file, all or those of a filter key."""
+    """Demonstrations of one file, in the order of their numbers. Opening reads actions, and of images the shapes only."""
 
-    def __init__(self, path: Path, *, frames: tuple[str, ...] | None, filter_key: str | None, missing_actions: str) -> None:
-        self.path, self._file, self._missing_actions = path, Hdf5File(path), missing_actions
-        names = self._demonstrations(filter_key)
-        with self._file.reading("the lengths of demonstrations") as file:
-            lengths = np.array([len(file[f"data/{name}/actions"]) for name in names], np.int64) - 1
-        kept = leave_out(path, lengths)
-        self._names, self.lengths = [names[index] for index in kept], lengths[kept]
-        shapes = self._shapes(self._names[0])
-        self._cameras = self._chosen_cameras(shapes, frames)
-        self._vectors = [
-            name
-            for name, (shape, kind) in shapes.items()
-            if name.startswith("obs/") and len(shape) in (1, 2) and kind == "f" and name[4:] not in self._cameras
-        ]
-        self._has_states, self._has_rewards = "states" in shapes, "rewards" in shapes
-        for name in self._names:
-            self._check(name, shapes)
-        self.terminated = self._ends(shapes)
-        self.meta = self._make_meta(shapes)
+    def __init__(self, path: Path, *, filter_key: str | None, missing_actions: str, **chosen: tuple[str, ...] | None) -> None:
+        self.path = path
+        self._missing = check_missing_actions(missing_actions)
+        self._options = json.dumps([filter_key, chosen, missing_actions])
+        self._file = Hdf5File(path)
+        with self._file.opening() as file:
+            demos = _demos(file, filter_key)
+            first = _group(file, f"data/{demos[0]}/obs")
+            self._cameras = _cameras(first, chosen["frames"])
+            self._proprioception = _low_dimensional(first, chosen["proprioception"])
+            self._labels = _label_columns(_group(file, f"data/{demos[0]}"), chosen["labels"])
+            self._columns = ("actions", *self._cameras.values(), *self._proprioception, *self._labels)
+            self._reward_is_there = _has(file, f"data/{demos[0]}", "rewards")
+            self._shapes = {name: self._dataset(file, demos[0], name).shape[1:] for name in self._columns}
+            lengths = np.array([self._checked_length(file, demo) for demo in demos])
+            self._kept = leave_out(path, lengths - 1)
+            self._demos = [demos[number] for number in self._kept]
+            self.lengths = lengths[self._kept] - 1
+            self.terminated = np.array([self._is_done(file, demo) for demo in self._demos])
+            self.meta = self._new_meta(file)
 
     def rows(self, column: str, episode: int, rows: np.ndarray) -> np.ndarray:
-        """Rows of a column."""
-        place, where = f"data/{self._names[episode]}", f"{str(self.path)!r}, {self._names[episode]}"
-        if column.startswith("frames."):
-            return as_rgb(self._file.rows(f"{place}/obs/{self._cameras[column.removeprefix('frames.')]}", rows))
-        if column == "proprioception":
-            parts = [self._file.rows(f"{place}/{name}", rows).reshape(len(rows), -1) for name in self._vectors]
-            return _finite(np.concatenate(parts, axis=1).astype(np.float32), column, where)
-        if column == "labels":
-            return _finite(self._file.rows(f"{place}/states", rows).astype(np.float32), column, where)
-        transitions = rows[rows < self.lengths[episode]]
-        if column == "rewards":
-            values = _finite(self._file.rows(f"{place}/rewards", transitions).astype(np.float32), column, where)
-            return values if len(transitions) == len(rows) else padded(values)
-        actions = checked_actions(self._file.rows(f"{place}/actions", transitions), where, missing=self._missing_actions)
-        return actions if len(transitions) == len(rows) else padded(actions, self.meta.action_spec)
+        """See the base class."""
+        demo, num_env_steps = self._demos[episode], int(self.lengths[episode])
+        with self._file.reading(f"column {column!r} of {demo!r}") as file:
+            if column.startswith("frames."):
+                camera = column.removeprefix("frames.")
+                return self._layouts[camera].as_rgb(take_rows(self._dataset(file, demo, self._cameras[camera]), rows))
+            if column == "actions":
+                actions = self._dataset(file, demo, "actions")
+                spec = self.meta.action_spec
+                return actions_at(lambda which: take_rows(actions, which), rows, num_env_steps, spec, self._where(demo, column), self._missing)
+            if column == "rewards":
+                transitions = rows[rows < num_env_steps]
+                values = self._finite(take_rows(self._dataset(file, demo, "rewards"), transitions).reshape(len(transitions), 1), demo, column)[:, 0]
+                return padded(values) if len(transitions) < len(rows) else values
+            names = self._labels if column == "labels" else self._proprioception
+            parts = [self._finite(as_matrix(take_rows(self._dataset(file, demo, name), rows)), demo, name) for name in names]
+            return np.concatenate(parts, axis=1)
 
     def provenance(self, episode: int) -> dict[str, Any]:
-        """Which file and demonstration."""
-        return {"source": self.path.name, "demonstration": self._names[episode]}
+        """The file and the name of the demonstration in it."""
+        return {"source": self.path.name, "demo": self._demos[episode]}
 
     def fingerprint(self) -> str:
-        """Of the file's size and ends, and of which demonstrations and pictures are read."""
-        return fingerprint_of(self.path, [self.path], json.dumps([self._names, self._cameras], sort_keys=True))
+        """See the base class."""
+        return fingerprint_of(self.path, [self.path], *self._demos, self._options)
 
     def close(self) -> None:
-        """Close the file."""
+        """See the base class."""
         self._file.close()
 
-    def _demonstrations(self, filter_key: str | None) -> list[str]:
-        """In the order of their numbers."""
-        with self._file.reading("the list of demonstrations") as file:
-            if "data" not in file or not isinstance(file["data"], h5py.Group):
-                raise DataError(f"{str(self.path)!r} has no group 'data'; it is no file of robomimic's demonstrations")
-            names = [name for name in file["data"] if re.fullmatch(r"demo_\d+", name)]
-            if filter_key is not None:
-                known = list(file["mask"]) if "mask" in file else []
-                if filter_key not in known:
-                    raise ConfigError(f"{str(self.path)!r} has no filter key {filter_key!r}.{did_you_mean(filter_key, known)}")
-                chosen = {name.decode() for name in file[f"mask/{filter_key}"][:]}
-                names = [name for name in names if name in chosen]
-        if not names:
-            raise DataError(f"{str(self.path)!r} has no demonstrations demo_0, demo_1, ...{' under that filter key' if filter_key else ''}")
-        return sorted(names, key=lambda name: int(name.removeprefix("demo_")))
+    def _where(self, demo: str, name: str) -> str:
+        return f"{str(self.path)!r}: {demo}/{name}"
 
-    def _shapes(self, name: str) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape of a row and kind of each array of a demonstration."""
-        with self._file.reading(f"the arrays of {name}") as file:
-            group = file[f"data/{name}"]
-            keys = ["actions", "states", "rewards", "dones", *(f"obs/{part}" for part in group.get("obs", ()))]
-            arrays = {key: group[key] for key in keys if key in group and isinstance(group[key], h5py.Dataset)}
-            return {key: (tuple(array.shape[1:]), array.dtype.kind) for key, array in arrays.items()}
+    def _dataset(self, file: h5py.File, demo: str, name: str) -> h5py.Dataset:
+        return dataset_at(file, f"data/{demo}/{name}")
 
-    def _chosen_cameras(self, shapes: dict[str, tuple[tuple[int, ...], str]], frames: tuple[str, ...] | None) -> dict[str, str]:
-        pictures = {
-            key[4:]: rgb_shape(shape) for key, (shape, kind) in shapes.items() if key.startswith("obs/") and kind == "u" and len(shape) in (2, 3)
-        }
-        usable = [name for name, size in pictures.items() if size is not None]
-        chosen = list(frames) if frames is not None else usable
-        for name in chosen:
-            if name not in usable:
-                raise DataError(f"{str(self.path)!r} has no pictures obs/{name}.{did_you_mean(name, usable)}")
-        if not chosen:
-            raise DataError(f"{str(self.path)!r} has no pictures among its observations: render them with robomimic's dataset_states_to_obs first")
-        if len({pictures[name] for name in chosen}) > 1:
-            raise DataError(f"{str(self.path)!r} has pictures of several sizes, choose with --option frames=NAMES: {', '.join(usable)}")
-        return {name.removesuffix(IMAGE_SUFFIX): name for name in chosen}
-
-    def _check(self, name: str, shapes: dict[str, tuple[tuple[int, ...], str]]) -> None:
-        """Every demonstration has the arrays of the first, each as long as its actions."""
-        with self._file.reading(f"the arrays of {name}") as file:
-            group = file[f"data/{name}"]
-            num_rows = len(group["actions"])
-            for key, (shape, kind) in shapes.items():
-                if key not in group or group[key].shape != (num_rows, *shape) or group[key].dtype.kind != kind:
-                    got = f"{group[key].dtype} {list(group[key].shape)}" if key in group else "nothing"
-                    raise DataError(
-                        f"{str(self.path)!r}: {key} of {name} should have {num_rows} rows {list(shape)} as in {self._names[0]}, got {got}"
-                    )
-
-    def _ends(self, shapes: dict[str, tuple[tuple[int, ...], str]]) -> np.ndarray:
-        if "dones" not in shapes:
-            return np.zeros(len(self._names), bool)
-        lasts = [self._file.rows(f"data/{name}/dones", np.array([length - 1])) for name, length in zip(self._names, self.lengths, strict=True)]
-        return np.array([bool(np.ravel(last)[0]) for last in lasts])
-
-    def _make_meta(self, shapes: dict[str, tuple[tuple[int, ...], str]]) -> DatasetMeta:
-        height, width = rgb_shape(shapes[f"obs/{next(iter(self._cameras.values()))}"][0]) or (0, 0)
-        if len(shapes["actions"][0]) != 1 or shapes["actions"][1] != "f":
-            raise DataError(f"{str(self.path)!r}: actions must be rows of numbers, got kind {shapes['actions'][1]!r} {list(shapes['actions'][0])}")
-        proprioception = [
-            f"{name[4:]}_{place}" if shapes[name][0] else name[4:]
-            for name in self._vectors
-            for place in range(int(np.prod(shapes[name][0], dtype=np.int64)))
-        ]
-        lows, highs = [], []
-        for name, length in zip(self._names, self.lengths, strict=True):
-            actions = self._file.rows(f"data/{name}/actions", np.arange(length))
-            actions = checked_actions(actions, f"{str(self.path)!r}, {name}", missing=self._missing_actions)
-            lows.append(actions.min(0))
-            highs.append(actions.max(0))
-        num_states = int(np.prod(shapes["states"][0], dtype=np.int64)) if self._has_states else 0
-        try:
-            return DatasetMeta(
-                observation_spec=ObservationSpec(
-                    height_px=height, width_px=width, cameras=tuple(self._cameras), proprioception=tuple(proprioception)
-                ),
-                action_spec=observed_action_spec(np.min(lows, axis=0).tolist(), np.max(highs, axis=0).tolist()),
-                label_names=tuple(f"states_{place}" for place in range(num_states)),
-                has_rewards=self._has_rewards,
-                provenance={"format": "robomimic", "source": self.path.name},
+    def _checked_length(self, file: h5py.File, demo: str) -> int:
+        """Samples of a demonstration whose columns all have as many, of the shapes of the first; ``DataError`` otherwise."""
+        datasets = {name: self._dataset(file, demo, name) for name in (*self._columns, *(["rewards"] if self._reward_is_there else []))}
+        lengths = {name: int(dataset.shape[0]) if dataset.ndim else 0 for name, dataset in datasets.items()}
+        if len(set(lengths.values())) > 1:
+            listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise DataError(
+                f"{self._where(demo, '')}: all columns must have a row for each sample, got {listed}; mend or leave out the demonstration"
             )
-        except LewmError as error:
-            raise DataError(f"{str(self.path)!r} cannot be read: {error}") from None
+        for name, shape in self._shapes.items():
+            if datasets[name].shape[1:] != shape:
+                raise DataError(
+                    f"{self._where(demo, name)} has rows of {list(datasets[name].shape[1:])}, in the first demonstration they are {list(shape)}; "
+                    "leave it out with the options frames, proprioception or labels"
+                )
+        return lengths["actions"]
 
+    def _is_done(self, file: h5py.File, demo: str) -> bool:
+        if not _has(file, f"data/{demo}", "dones"):
+            return False
+        dones = self._dataset(file, demo, "dones")
+        return bool(dones.ndim == 1 and len(dones) > 0 and dones[len(dones) - 1])
 
-def _finite(values: np.ndarray, column: str, where: str) -> np.ndarray:
-    if not np.isfinite(values).all():
-        raise DataError(f"{where}: {column} must be finite, got {values[~np.isfinite(values)][0]}; mend the file")
-    return values
+    def _new_meta(self, file: h5py.File) -> DatasetMeta:
+        first = {name: self._dataset(file, self._demos[0], name) for name in self._columns}
+        self._layouts = {
+            camera: FrameLayout.of(first[name].shape, first[name].dtype, self._where(self._demos[0], name)) for camera, name in self._cameras.items()
+        }
+        height_px, width_px = same_size(self._layouts, str(self.path))
+        env_args = file["data"].attrs.get("env_args")
+        return DatasetMeta(
+            observation_spec=ObservationSpec(
+                height_px=height_px, width_px=width_px, cameras=tuple(self._cameras), proprioception=_names(first, self._proprioception)
+            ),
+            action_spec=self._action_spec(file),
+            label_names=_names(first, self._labels),
+            has_rewards=self._reward_is_there,
+            provenance={"source": str(self.path), "format": "robomimic", **({"env_args": str(env_args)} if env_args is not None else {})},
+        )
+
+    def _action_spec(self, file: h5py.File) -> ActionSpec:
+        low, high = np.inf, -np.inf
+        for demo in self._demos:
+            actions = self._dataset(file, demo, "actions")
+            if actions.ndim != 2 or actions.dtype.kind != "f" or actions.shape[1] < 1:
+                raise DataError(f"{self._where(demo, 'actions')} must be [samples, dimensions] of floats, got {actions.dtype} {list(actions.shape)}")
+            values = checked_rows(actions[: len(actions) - 1], self._where(demo, "actions"), self._missing, np.arange(len(actions) - 1))
+            low, high = np.minimum(low, values.min(0)), np.maximum(high, values.max(0))
+        return observed_action_spec(np.asarray(low).tolist(), np.asarray(high).tolist())
+
+    def _finite(self, values: np.ndarray, demo: str, name: str) -> np.ndarray:
+        if not np.isfinite(values).all():
+            raise DataError(f"{self._where(demo, name)} has values that are not finite; mend the file, or leave the column out")
+        return values.astype(np.float32)
 
 
 class RobomimicFormat(Format):
-    """An HDF5 file of robomimic's demonstrations."""
+    """An HDF5 file of robomimic's demonstrations, with images among the observations."""
 
     @staticmethod
-    def open(path: Path, *, frames: str | None = None, filter_key: str | None = None, missing_actions: str = "refuse") -> ForeignStore:
-        """The file at ``path``: ``frames`` names pictures with commas between, ``filter_key`` a list of demonstrations in ``mask``."""
-        if missing_actions not in ("refuse", "zero"):
-            raise ConfigError(f"missing_actions must be refuse or zero, got {missing_actions!r}")
-        return ForeignStore(RobomimicReader(path, frames=listed(frames), filter_key=filter_key, missing_actions=missing_actions))
+    def open(
+        path: Path,
+        *,
+        filter_key: str | None = None,
+        frames: str | None = None,
+        proprioception: str | None = None,
+        labels: str | None = None,
+        missing_actions: str = "refuse",
+    ) -> ForeignStore:
+        """The file at ``path``; several names have commas between, an empty value means none.
+
+        ``filter_key``: only the demonstrations listed under ``mask`` (``train``, ``valid``, ...). ``frames``: observations, by default all images.
+        ``proprioception``: observations, by default positions and quaternions of end effectors, and grippers. ``labels``: ``states`` (the default, if
+        there are some) or observations. ``missing_actions``: ``refuse`` NaN or read it as ``zero``.
+        """
+        chosen = {"frames": listed(frames), "proprioception": listed(proprioception), "labels": listed(labels)}
+        return ForeignStore(RobomimicReader(path, filter_key=filter_key, missing_actions=missing_actions, **chosen))
+
+
+def _group(file: h5py.File, name: str) -> h5py.Group:
+    """The group at a path, in this file; ``DataError`` if there is none."""
+    found: Any = file
+    for part in name.split("/"):
+        is_here = isinstance(found, h5py.Group) and isinstance(found.get(part, getlink=True), h5py.HardLink)
+        found = found[part] if is_here else None
+    if not isinstance(found, h5py.Group):
+        raise DataError(
+            f"{file.filename!r} has no group {name!r}; it must be a file of robomimic's with observations in it (dataset_states_to_obs.py)"
+        )
+    return found
+
+
+def _has(file: h5py.File, group: str, name: str) -> bool:
+    return name in _group(file, group)
+
+
+def _demos(file: h5py.File, filter_key: str | None) -> list[str]:
+    """Names of the demonstrations in the order of their numbers, those under a filter key only."""
+    there = list(_group(file, "data"))
+    names = there
+    if filter_key is not None:
+        keys = list(_group(file, "mask")) if "mask" in file else []
+        if filter_key not in keys:
+            raise ConfigError(f"{file.filename!r} has no filter key {filter_key!r}.{did_you_mean(filter_key, keys)}")
+        names = [name.decode() if isinstance(name, bytes) else str(name) for name in _text(file, f"mask/{filter_key}")]
+    for name in names:
+        if not DEMO.fullmatch(name) or name not in there:
+            raise DataError(f"{file.filename!r}: {name!r} is not a demonstration called demo_0, demo_1, ...; take it out of the file")
+    if len({int(name.removeprefix("demo_")) for name in names}) < len(names):
+        raise DataError(f"{file.filename!r} has a demonstration twice, or none has a number of its own; name each once")
+    if not names:
+        raise DataError(f"{file.filename!r} has no demonstrations{'' if filter_key is None else f' under {filter_key!r}'}; record some")
+    return sorted(names, key=lambda name: int(name.removeprefix("demo_")))
+
+
+def _text(file: h5py.File, name: str) -> Sequence[bytes | str]:
+    dataset = _group(file, name.rpartition("/")[0])[name.rpartition("/")[2]]
+    if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 or (dataset.dtype.kind != "S" and h5py.check_string_dtype(dataset.dtype) is None):
+        raise DataError(f"{file.filename!r}: {name} must be a list of names of demonstrations")
+    return list(dataset[:])
+
+
+def _cameras(observations: h5py.Group, wanted: tuple[str, ...] | None) -> dict[str, str]:
+    """Camera -> its column, below the demonstration; ``agentview`` for ``agentview_image``."""
+    images = [name for name in observations if name.endswith(IMAGE_SUFFIXES)] if wanted is None else wanted
+    if not images:
+        raise DataError(
+            f"{observations.file.filename!r} has no images among its observations ({', '.join(observations)}); render them with robomimic's "
+            "dataset_states_to_obs.py --camera_names agentview"
+        )
+    for name in images:
+        if name not in observations:
+            raise ConfigError(f"{observations.file.filename!r} has no observation {name!r}.{did_you_mean(name, observations)}")
+    suffix = re.compile(f"({'|'.join(IMAGE_SUFFIXES)})$")
+    return {re.sub(r"[^A-Za-z0-9_-]", "_", suffix.sub("", name)): f"obs/{name}" for name in images}
+
+
+def _low_dimensional(observations: h5py.Group, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+    names = [name for name in observations if PROPRIOCEPTION.fullmatch(name)] if wanted is None else wanted
+    return tuple(f"obs/{name}" for name in names)
+
+
+def _label_columns(demo: h5py.Group, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Columns that labels are made of: the simulator's states, if there are any worth the name, or those that are wanted."""
+    if wanted is None:
+        wanted = ("states",) if "states" in demo and dataset_at(demo, "states").ndim == 2 else ()
+    return tuple(name if name == "states" else f"obs/{name}" for name in wanted)
+
+
+def _names(datasets: dict[str, h5py.Dataset], columns: Sequence[str]) -> tuple[str, ...]:
+    """Names of the numbers of some columns, one after the other."""
+    return tuple(name for column in columns for name in number_names(column.removeprefix("obs/").replace("states", "state"), datasets[column].shape))
