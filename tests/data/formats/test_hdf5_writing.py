@@ -128,6 +128,31 @@ def test_a_file_is_not_continued_with_other_settings(tmp_path: Path, meta: Datas
         Hdf5Format.create(tmp_path / "d.h5", dataclasses.replace(meta, label_names=("a", "b")), resume=True)
 
 
+def test_parts_of_other_settings_are_refused_and_stay(tmp_path: Path, meta: DatasetMeta, new_episode: NewEpisode, monkeypatch) -> None:
+    monkeypatch.setattr(hdf5_writing, "PART_BYTES", 13 * meta.row_bytes)
+    with contextlib.suppress(KeyboardInterrupt), Hdf5Format.create(tmp_path / "d.h5", meta, resume=False) as sink:
+        sink.append(new_episode(0))
+        raise KeyboardInterrupt
+    with pytest.raises(DataError, match="was made with label_names"):
+        Hdf5Format.create(tmp_path / "d.h5", dataclasses.replace(meta, label_names=("a", "b")), resume=True)
+    with Hdf5Format.create(tmp_path / "d.h5", meta, resume=True) as sink:
+        assert len(sink) == 1
+
+
+def test_a_damaged_part_and_what_came_after_it_are_written_anew(tmp_path: Path, meta, new_episode: NewEpisode, monkeypatch) -> None:
+    monkeypatch.setattr(hdf5_writing, "PART_BYTES", 13 * meta.row_bytes)
+    with contextlib.suppress(KeyboardInterrupt), Hdf5Format.create(tmp_path / "d.h5", meta, resume=False) as sink:
+        for number in range(3):
+            sink.append(new_episode(number))
+        raise KeyboardInterrupt
+    part = tmp_path / "d.h5.parts" / "00001.h5"
+    part.write_bytes(part.read_bytes()[:1000])
+    with Hdf5Format.create(tmp_path / "d.h5", meta, resume=True) as sink:
+        assert len(sink) == 1
+        sink.append(new_episode(1))
+    assert_same_episode(open_store(tmp_path / "d.h5").episode(1), new_episode(1))
+
+
 def test_somebody_elses_file_is_not_continued(meta: DatasetMeta, tmp_path: Path) -> None:
     shutil.copy(FIXTURES / "stable_worldmodel_0_1_1.h5", tmp_path / "d.h5")
     with pytest.raises(DataError, match="was not written by lewm, so it cannot be continued"):

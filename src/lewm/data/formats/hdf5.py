@@ -167,7 +167,7 @@ class Hdf5Reader(EpisodeReader):
         if is_bad.any():
             raise DataError(
                 f"{str(self.path)!r}: episode {episode}: the reward of env step {int(transitions[is_bad][0])} is {values[is_bad][0]}; it is read "
-                "from the row of the observation that they led to: --option rewards=departure reads them from the row before"
+                "from the row of the observation that it led to: --option rewards=departure reads rewards from the row before"
             )
         return padded(values) if len(transitions) < len(rows) else values
 

@@ -43,8 +43,21 @@ class _Piece:
     """A whole file with some of the episodes."""
 
     path: Path
+    meta: DatasetMeta | None
+    """None for somebody else's."""
+    first_episode: int
     num_episodes: int
-    num_rows: int
+
+
+def _read_piece(path: Path) -> _Piece:
+    file = Hdf5File(path)
+    try:
+        with file.reading() as opened:
+            note = read_note(opened)
+            first_episode = int(dataset_at(opened, "episode_idx")[0]) if note is not None else 0
+            return _Piece(path, None if note is None else note.meta, first_episode, len(dataset_at(opened, "ep_len")))
+    finally:
+        file.close()
 
 
 class Hdf5Sink:
@@ -111,42 +124,38 @@ class Hdf5Sink:
 
     def _whole_pieces(self) -> list[_Piece]:
         """What is there already, in order. Parts that do not follow are removed: damaged ones, and those that were joined before a kill."""
-        pieces = [self._piece(self._path, 0)] if self._path.exists() else []
+        pieces = [self._piece(self._path)] if self._path.exists() else []
         parts = sorted(self._directory.glob("*.h5"))
         for number, part in enumerate(parts):
+            num_before = sum(piece.num_episodes for piece in pieces)
             try:
-                pieces.append(self._piece(part, sum(piece.num_episodes for piece in pieces)))
+                piece = _read_piece(part)
             except DataError as error:
-                logger.warning("a part that cannot be used is written anew if it is missing: %s", error)
+                logger.warning("%s: it is written anew, and so is what came after it", error)
+                piece = None
+            if piece is None or piece.first_episode != num_before:
                 for unusable in parts[number:]:
                     unusable.unlink()
                 break
+            pieces.append(self._piece(part))
         return pieces
 
-    def _piece(self, path: Path, num_before: int) -> _Piece:
-        file = Hdf5File(path)
-        try:
-            with file.reading() as opened:
-                note = read_note(opened)
-                if note is None:
-                    raise DataError(f"{str(path)!r} was not written by lewm, so it cannot be continued; choose another path")
-                difference = note.meta.difference(self._meta)
-                if difference is not None:
-                    raise DataError(f"{str(path)!r} was made with {difference}; continue it with the same settings, or choose another path")
-                first = int(dataset_at(opened, "episode_idx")[0])
-                if first != num_before:
-                    raise DataError(f"{str(path)!r} begins with episode {first}, not {num_before}")
-                lengths = dataset_at(opened, "ep_len")[:]
-                return _Piece(path, len(lengths), int(lengths.sum()))
-        finally:
-            file.close()
+    def _piece(self, path: Path) -> _Piece:
+        """A file that is there already; ``DataError`` if it cannot be continued."""
+        piece = _read_piece(path)
+        if piece.meta is None:
+            raise DataError(f"{str(path)!r} was not written by lewm, so it cannot be continued; choose another path")
+        difference = piece.meta.difference(self._meta)
+        if difference is not None:
+            raise DataError(f"{str(path)!r} was made with {difference}; continue it with the same settings, or choose another path")
+        return piece
 
     def _finish_part(self) -> None:
         assert self._part is not None
         part, self._part = self._part, None
         path = self._directory / f"{len(self._pieces):05d}.h5"
         write_atomically(path, part.finish())
-        self._pieces.append(_Piece(path, len(part.lengths), part.num_rows))
+        self._pieces.append(_Piece(path, self._meta, len(self), len(part.lengths)))
 
     def _join(self) -> None:
         paths = [piece.path for piece in self._pieces]
@@ -253,6 +262,7 @@ def _join_files(sources: Sequence[Path], target: Path, meta: DatasetMeta) -> Non
                     copy(file[name], joined[name], first)
                 lengths += file["ep_len"][:].tolist()
                 provenance += note.provenance
+                provenance += [{}] * (len(lengths) - len(provenance))  # of episodes that somebody else appended
         _write_episodes(joined, lengths, provenance)
     with open(target, "rb") as written:
         os.fsync(written.fileno())
