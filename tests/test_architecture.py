@@ -12,16 +12,17 @@ from lewm.registry import TABLES
 
 SOURCE = Path(lewm.__file__).parent
 STAGES = [
-    ("errors", "schema", "registry", "config", "config_files", "presets", "seeds", "versions"),
+    ("errors", "schema", "registry", "config", "head_config", "config_files", "presets", "seeds", "versions"),
     ("models",),
     ("devices", "distributed", "objectives"),
     ("planning",),
     ("envs",),
     ("data",),
-    ("run_directory", "checkpoint", "official_weights"),
+    ("run_directory", "checkpoint"),
+    ("official_weights",),
     ("evaluation",),
     ("resuming", "fine_tuning"),
-    ("training",),
+    ("training", "decoder_training"),
     ("report", "deploy", "compat"),
     ("cards",),
     ("hub",),

@@ -8,7 +8,8 @@ import dataclasses
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lewm.config_files import from_dict, to_dict
 from lewm.data.durable import directory_written_atomically
 from lewm.devices import check_device
 from lewm.errors import CheckpointError, DataError, LewmError
+from lewm.models.heads import PREFIX, Head, build_heads, declare_heads, head_tensors, load_head_tensors
 from lewm.models.world_model import WorldModel
 from lewm.schema import ActionSpec, ObservationSpec
 
@@ -43,6 +45,8 @@ class Checkpoint:
     path: Path
     sha256: str
     """Hash of ``config.json`` and ``model.safetensors``."""
+    heads: dict[str, Head] = field(default_factory=dict)
+    """Networks that were trained on its frozen latents, such as ``decoder``."""
 
 
 def save_checkpoint(
@@ -53,6 +57,7 @@ def save_checkpoint(
     step: int,
     env: dict[str, Any],
     provenance: dict[str, Any],
+    heads: Mapping[str, Head] | None = None,
     trainer_tensors: dict[str, Tensor] | None = None,
     trainer_state: dict[str, Any] | None = None,
 ) -> Path:
@@ -65,11 +70,11 @@ def save_checkpoint(
         "action_spec": dataclasses.asdict(model.action_spec),
         "env": env,
         "provenance": provenance,
-    }
+    } | ({"heads": declare_heads(heads)} if heads else {})
     try:
         with directory_written_atomically(path) as temporary:
             (temporary / "config.json").write_text(json.dumps(description, indent=1) + "\n")
-            save_file(_contiguous(model.state_dict()), temporary / "model.safetensors")
+            save_file(_contiguous(model.state_dict() | head_tensors(heads or {})), temporary / "model.safetensors")
             if trainer_tensors is not None:
                 save_file(_contiguous(trainer_tensors), temporary / "trainer.safetensors")
                 (temporary / "trainer.json").write_text(json.dumps(trainer_state) + "\n")
@@ -90,6 +95,7 @@ def load_checkpoint(path: Path | str, device: str = "cpu") -> Checkpoint:
         observation_spec = ObservationSpec(**_with_tuples(description["observation_spec"]))
         action_spec = ActionSpec(**_with_tuples(description["action_spec"]))
         step, env, provenance = int(description["step"]), dict(description["env"]), dict(description["provenance"])
+        declared = dict(description.get("heads", {}))
     except LewmError as error:
         raise CheckpointError(f"checkpoint {str(directory)!r} has a configuration that this version cannot use: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -98,13 +104,25 @@ def load_checkpoint(path: Path | str, device: str = "cpu") -> Checkpoint:
     try:
         with torch.device("meta"):  # shapes first: a wrong configuration must not allocate anything
             blueprint = WorldModel(config, observation_spec, action_spec)
+            shapes = blueprint.state_dict() | head_tensors(build_heads(declared, blueprint))
     except (LewmError, RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"checkpoint {str(directory)!r} describes a model that cannot be built: {error}") from error
-    check_shapes(weights, {name: tuple(tensor.shape) for name, tensor in blueprint.state_dict().items()})
-    model = WorldModel(config, observation_spec, action_spec)
-    model.load_state_dict(load_file(weights))
+    check_shapes(weights, {name: tuple(tensor.shape) for name, tensor in shapes.items()})
+    model, tensors = WorldModel(config, observation_spec, action_spec), load_file(weights)
+    model.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)})
+    heads = build_heads(declared, model)
+    load_head_tensors(heads, tensors)
+    for network in (model, *(head.network for head in heads.values())):
+        network.to(device).eval()
     return Checkpoint(
-        model=model.to(device).eval(), config=config, step=step, env=env, provenance=provenance, path=directory, sha256=checkpoint_sha256(directory)
+        model=model,
+        config=config,
+        step=step,
+        env=env,
+        provenance=provenance,
+        path=directory,
+        sha256=checkpoint_sha256(directory),
+        heads=heads,
     )
 
 

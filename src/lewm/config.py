@@ -247,6 +247,8 @@ class TrainConfig:
     freeze: Literal["encoder", "predictor"] | None = None
     """Leave these weights as they are: the encoder with its projector, or the predictor with its projector and the action encoder; for training
     that starts from another run (`lewm train --from RUN`)."""
+    refit_action_statistics: bool = False
+    """Normalise actions by the new data's mean and standard deviation instead of the base's; for training that starts from another run."""
     log_every_steps: int = 20
     """Steps between two lines of metrics.jsonl."""
     monitor_every_steps: int = 100

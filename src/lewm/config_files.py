@@ -9,11 +9,13 @@ import tomllib
 from importlib import resources
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lewm.config import ENCODER_CONFIGS, Config, EncoderConfig
 from lewm.errors import ConfigError
 from lewm.registry import did_you_mean
+
+SettingsT = TypeVar("SettingsT")
 
 
 def preset_names() -> list[str]:
@@ -55,6 +57,12 @@ def from_dict(values: dict[str, Any], base: Config | None = None) -> Config:
             current = new_encoder_config(section_values["name"])
         sections[name] = _replace(current, name, section_values)
     return Config(**sections)
+
+
+def settings_from_dict(base: SettingsT, values: dict[str, Any], name: str) -> SettingsT:
+    """``base`` with plain values, as one section of a configuration: unknown keys and wrong types are refused."""
+    changed: SettingsT = _replace(base, name, values)
+    return changed
 
 
 def new_encoder_config(name: str) -> EncoderConfig:

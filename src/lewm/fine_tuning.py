@@ -11,49 +11,69 @@ from typing import Any
 
 from torch import nn
 
-from lewm.checkpoint import Checkpoint, load_checkpoint
+from lewm.checkpoint import Checkpoint, checkpoint_sha256, find_checkpoint, load_checkpoint
 from lewm.config import Config
 from lewm.config_files import to_dict
 from lewm.errors import ConfigError
 from lewm.models.world_model import WorldModel
 from lewm.objectives.base import Objective
+from lewm.resuming import base_of
 
 logger = logging.getLogger(__name__)
 ENCODER_PARTS = ("encoder", "proprioception", "projector")
 PREDICTOR_PARTS = ("predictor", "prediction_projector", "action_encoder")
 FROZEN_PARTS = {"encoder": ENCODER_PARTS, "predictor": PREDICTOR_PARTS}
-ACTION_TENSORS = ("action_encoder.", "action_mean", "action_std")
+ACTION_ENCODER = ("action_encoder.",)
+ACTION_STATISTICS = ("action_mean", "action_std")
+LARGEST_RATIO = 2.0
+"""Of standard deviations of actions: beyond it, or with means further apart than a standard deviation, the base's statistics are doubtful."""
+
+
+def check_base(config: Config, base: Path | str | None, out: Path | None = None) -> None:
+    """``ConfigError`` for settings that need a base where there is none, or for another base than the one that the run ``out`` was started from.
+
+    ``out`` is given for a run that is resumed: its checkpoints hold everything, so it needs no base, and one that is named must be its own.
+    """
+    if out is None:
+        if base is None and config.train.freeze is not None:
+            raise ConfigError("--freeze keeps weights as they are, and there are none yet: give --from RUN")
+        if base is None and config.train.refit_action_statistics:
+            raise ConfigError("train.refit_action_statistics replaces the statistics of a base, and there is none: give --from RUN, or leave it out")
+    elif base is not None:
+        meant, got = (base_of(out) or {}).get("checkpoint_sha256"), checkpoint_sha256(find_checkpoint(Path(base)))
+        if meant is None:
+            raise ConfigError(f"--resume --from {str(base)!r}, but {str(out)!r} was not started from another run; leave --from out")
+        if meant != got:
+            raise ConfigError(f"--resume --from checkpoint {got[:12]}, but the run was started from {meant[:12]}; leave --from out, it is not needed")
 
 
 def take_over(model: WorldModel, config: Config, base: Path | str) -> dict[str, Any]:
     """Fill a new model with the weights of a run or checkpoint; what was done, for provenance.
 
     ``ConfigError`` names the first setting of the architecture, or property of the frames, in which the two differ. Actions may differ: then the
-    action encoder is a new one, as a warning says, and keeps the new data's statistics.
+    action encoder is a new one, as a warning says, and has the statistics of the new data, which ``model`` brings along. Otherwise the base's
+    statistics stay, because its action encoder was trained on actions normalised by them, unless ``train.refit_action_statistics`` is set.
     """
     checkpoint = load_checkpoint(base)
     _check_architecture(checkpoint, config)
     _check_frames(checkpoint.model, model)
-    is_same_action = _action_form(checkpoint.model) == _action_form(model)
-    kept = {name: tensor for name, tensor in checkpoint.model.state_dict().items() if is_same_action or not name.startswith(ACTION_TENSORS)}
+    is_fresh = _action_form(checkpoint.model) != _action_form(model)
+    is_refitted = is_fresh or config.train.refit_action_statistics
+    if is_refitted and config.train.freeze == "predictor":
+        reason = "that starts anew, for the actions are others" if is_fresh else "whose actions are normalised in a new way"
+        raise ConfigError(f"--freeze predictor would freeze an action encoder {reason}; leave --freeze out")
+    _warn(checkpoint, model, is_fresh=is_fresh, is_refitted=is_refitted)
+    left = (ACTION_ENCODER if is_fresh else ()) + (ACTION_STATISTICS if is_refitted else ())
+    kept = {name: tensor for name, tensor in checkpoint.model.state_dict().items() if not name.startswith(left)}
     model.load_state_dict(kept, strict=False)
-    fresh = [] if is_same_action else ["action_encoder"]
-    if not is_same_action:
-        logger.warning(
-            "the base has %s in blocks of %d and the data %s in blocks of %d: the action encoder starts anew",
-            _words(checkpoint.model),
-            checkpoint.model.action_block,
-            _words(model),
-            model.action_block,
-        )
-    if "action_encoder" in fresh and config.train.freeze == "predictor":
-        raise ConfigError("--freeze predictor would freeze an action encoder that starts anew, for the actions are others; leave --freeze out")
     return {
         "checkpoint_sha256": checkpoint.sha256,
         "step": checkpoint.step,
         "env": checkpoint.env.get("name"),
-        "fresh": fresh,
+        "fresh": ["action_encoder"] if is_fresh else [],
+        "action_statistics": "data" if is_refitted else "base",
         "frozen": config.train.freeze,
+        "episode_seeds": _episode_seeds(checkpoint.provenance),
     }
 
 
@@ -104,6 +124,39 @@ def _check_frames(base: WorldModel, model: WorldModel) -> None:
 
 def _action_form(model: WorldModel) -> tuple[Any, ...]:
     return model.action_spec.kind, model.action_spec.dimension, model.action_block
+
+
+def _warn(checkpoint: Checkpoint, model: WorldModel, *, is_fresh: bool, is_refitted: bool) -> None:
+    """Say what is not taken over, or is but may not fit."""
+    base = checkpoint.model
+    if is_fresh:
+        got, meant = (f"{_words(each)} in blocks of {each.action_block}" for each in (model, base))
+        logger.warning("the base has %s and the data %s: the action encoder starts anew", meant, got)
+    elif not is_refitted and _is_far(base, model):
+        logger.warning(
+            "the data's actions have mean %s and std %s, the base's %s and %s, which are kept; train.refit_action_statistics takes the data's",
+            *(_rounded(values) for each in (model, base) for values in each.action_statistics()),
+        )
+    offsets = [each.observation_spec.stack_offsets_env_steps for each in (base, model)]
+    if offsets[0] != offsets[1]:
+        logger.warning("the base stacks the frames of env steps %s and this run those of %s, as many, so its weights are taken over", *offsets)
+    if checkpoint.heads:
+        logger.warning("the base's %s is not taken over: latents change, train it again with --stage", ", ".join(checkpoint.heads))
+
+
+def _is_far(base: WorldModel, model: WorldModel) -> bool:
+    ratios = model.action_std / base.action_std
+    shifts = (model.action_mean - base.action_mean).abs() / base.action_std
+    return bool(((ratios > LARGEST_RATIO) | (ratios < 1 / LARGEST_RATIO) | (shifts > 1)).any())
+
+
+def _rounded(values: tuple[float, ...]) -> list[float]:
+    return [round(value, 3) for value in values]
+
+
+def _episode_seeds(provenance: dict[str, Any]) -> list[int]:
+    """Seeds of every episode that the weights were trained on, by the base or by what it started from itself."""
+    return sorted({*provenance.get("episode_seeds", []), *provenance.get("base", {}).get("episode_seeds", [])})
 
 
 def _words(model: WorldModel) -> str:

@@ -1,344 +1,272 @@
-"""Weights in the official LeWorldModel's layout: read into a checkpoint of ours, and written from one.
+"""Weights of the official LeWorldModel as checkpoints of ours, and back: ``lewm convert`` for weights.
 
-What is read is data, never code: safetensors, or PyTorch's zip archives through the loader that knows tensors only. Every tensor must have the name
-and the shape that the architecture gives it; all that do not are listed, none is skipped.
+Axes: a env action, A action block. An official source is a folder with ``config.json`` and one weight file, a weight file alone, or a repository of
+the Hugging Face hub. What it does not say (action statistics and bounds, pixel statistics, the world) is given beside it.
 """
 
 import dataclasses
 import hashlib
 import json
+import os
 import re
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lewm.checkpoint import load_checkpoint, save_checkpoint
-from lewm.config import Config
-from lewm.config_files import load_preset, to_dict
+from lewm.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from lewm.data.durable import directory_written_atomically
 from lewm.errors import CheckpointError, ConfigError, MissingExtraError
-from lewm.models.official import official_names
+from lewm.models.official import names_of, official_names, transformers_4_name, transformers_5_name
+from lewm.models.official_layout import (
+    OfficialLayout,
+    check_official_shapes,
+    difference_from_official,
+    is_official_description,
+    official_description,
+    official_shapes,
+    read_layout,
+)
+from lewm.models.weight_files import SAFE_SUFFIX, SUFFIXES, read_tensors
 from lewm.models.world_model import IMAGENET_MEAN, IMAGENET_STD, WorldModel
 from lewm.schema import ActionSpec, ObservationSpec
 from lewm.versions import versions
 
-SAFE_SUFFIX, TORCH_SUFFIXES = ".safetensors", (".pt", ".pth", ".ckpt", ".bin")
-MAX_BYTES = 4 * 2**30
-"""The architecture has 72 MB; a file that says it holds more than this is refused before anything is allocated."""
-MAX_LISTED = 12
-WRAPPERS = ("state_dict", "model_state_dict", "model")
-PREFIXES = ("_orig_mod.", "module.", "model.", "jepa.")
-PATCH_PX = 14
-TRANSFORMERS_4 = (
-    (r"encoder\.encoder\.layer\.(\d+)\.attention\.attention\.(q|k|v)(?:uery|ey|alue)\.(\w+)", r"encoder.layers.\1.attention.\2_proj.\3"),
-    (r"encoder\.encoder\.layer\.(\d+)\.attention\.output\.dense\.(\w+)", r"encoder.layers.\1.attention.o_proj.\2"),
-    (r"encoder\.encoder\.layer\.(\d+)\.intermediate\.dense\.(\w+)", r"encoder.layers.\1.mlp.fc1.\2"),
-    (r"encoder\.encoder\.layer\.(\d+)\.output\.dense\.(\w+)", r"encoder.layers.\1.mlp.fc2.\2"),
-    (r"encoder\.encoder\.layer\.(\d+)\.(layernorm_\w+)\.(\w+)", r"encoder.layers.\1.\2.\3"),
-)
-"""Names of the encoder as transformers 4 writes them -> as transformers 5 does."""
-TO_TRANSFORMERS_4 = (
-    (r"encoder\.layers\.(\d+)\.attention\.q_proj\.(\w+)", r"encoder.encoder.layer.\1.attention.attention.query.\2"),
-    (r"encoder\.layers\.(\d+)\.attention\.k_proj\.(\w+)", r"encoder.encoder.layer.\1.attention.attention.key.\2"),
-    (r"encoder\.layers\.(\d+)\.attention\.v_proj\.(\w+)", r"encoder.encoder.layer.\1.attention.attention.value.\2"),
-    (r"encoder\.layers\.(\d+)\.attention\.o_proj\.(\w+)", r"encoder.encoder.layer.\1.attention.output.dense.\2"),
-    (r"encoder\.layers\.(\d+)\.mlp\.fc1\.(\w+)", r"encoder.encoder.layer.\1.intermediate.dense.\2"),
-    (r"encoder\.layers\.(\d+)\.mlp\.fc2\.(\w+)", r"encoder.encoder.layer.\1.output.dense.\2"),
-    (r"encoder\.layers\.(\d+)\.(layernorm_\w+)\.(\w+)", r"encoder.encoder.layer.\1.\2.\3"),
-)
+HUB_PREFIX = "hf://"
+REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*/[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+"""``owner/name`` as the hub allows it: no part begins with a dot or holds two."""
+CONFIG_FILE = "config.json"
+MOST_CONFIG_BYTES = 2**20
+LOSS_CONSTANTS = ("sigreg.t", "sigreg.phi", "sigreg.weights")
+"""Constants of the loss that Lightning saves beside the model's weights: they follow from its settings."""
+_WRAPPERS = ("model.", "module.")
+"""What frameworks put before every name."""
+
+NamesStyle = Literal["transformers5", "transformers4"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActionFacts:
-    """What weights do not tell of the actions, per raw dimension [a], in env units."""
+class OfficialSource:
+    """Where official weights lie on this machine."""
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    weights: Path
+    description: dict[str, Any] | None
+    """``config.json``, where there is one."""
+    files: dict[str, str]
+    """SHA-256 of each file that was read, by name."""
+    revision: str | None = None
+    """The commit of a repository of the hub."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """What an official source does not say."""
+
+    action_spec: ActionSpec
+    action_mean: Sequence[float]
+    """Per raw dimension [a], in env units."""
+    action_std: Sequence[float]
+    action_block: int = 5
+    pixel_mean: Sequence[float] = IMAGENET_MEAN
+    pixel_std: Sequence[float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if any(len(values) != 3 for values in (self.pixel_mean, self.pixel_std)) or min(self.pixel_std) <= 0:
+            raise ConfigError(f"pixel statistics are 3 means and 3 positive standard deviations, got {self.pixel_mean} and {self.pixel_std}")
+        dimension = self.action_spec.dimension
+        if not len(self.action_mean) == len(self.action_std) == dimension or min(self.action_std) <= 0:
+            raise ConfigError(
+                f"action statistics are {dimension} means and {dimension} positive standard deviations, got {self.action_mean} and {self.action_std}"
+            )
+
+
+def is_weights(source: str) -> bool:
+    """Whether ``lewm convert`` should take ``source`` for weights: official ones, a run or checkpoint of ours, or a repository of the hub.
+
+    An ``owner/name`` that is no local path may be a data set as well: a caller that knows better asks first.
+    """
+    path = Path(source)
+    if source.startswith(HUB_PREFIX) or path.suffix.lower() in SUFFIXES:
+        return True
+    if path.is_dir():
+        has_official_config = is_official_description(_peek(path / CONFIG_FILE))
+        return has_official_config or is_own(path) or any(file.suffix.lower() in SUFFIXES for file in path.iterdir())
+    return not path.exists() and REPOSITORY.fullmatch(source) is not None
+
+
+def is_own(path: Path) -> bool:
+    """Whether a directory is a run or a checkpoint of lewm."""
+    try:
+        description = _peek(find_checkpoint(path) / CONFIG_FILE)
+    except CheckpointError:
+        return False
+    return isinstance(description, dict) and {"format", "config", "observation_spec", "action_spec"} <= set(description)
 
 
 def import_official(
-    source: str,
-    out: Path | str,
-    *,
-    actions: ActionFacts,
-    action_block: int = 5,
-    pixel_mean: Sequence[float] = IMAGENET_MEAN,
-    pixel_std: Sequence[float] = IMAGENET_STD,
-    env: dict[str, Any] | None = None,
-    revision: str | None = None,
-    command: str = "",
+    source: str, out: Path, given: Preprocessing, *, env: dict[str, Any], revision: str | None = None, provenance: dict[str, Any] | None = None
 ) -> Path:
-    """Write the checkpoint directory ``out`` from official weights, and return it.
+    """Write official weights as a checkpoint to ``out``; ``env`` is the world that they are for (name, version, options), or empty.
 
-    ``source`` is a folder, a file, or a repository on the Hugging Face hub (``owner/name``; its cache is used where there is no network). ``actions``
-    of one number each count for every dimension. ``CheckpointError`` for files that cannot be trusted, are damaged, or do not fit the architecture.
+    ``CheckpointError`` for a source that is missing, damaged, hostile or of another architecture: every tensor that does not fit is listed.
     """
-    out = Path(out)
-    if out.exists():
-        raise CheckpointError(f"{str(out)!r} already exists; choose another place")
-    folder, weights = locate(source, revision)
-    tensors = read_tensors(weights)
-    config, model = _fitting_model(tensors, weights, actions, action_block)
-    names = official_names(model)
+    _check_free(out)
+    found = find_source(source, revision)
+    tensors, style = official_tensors(read_tensors(found.weights), found.weights.name)
+    layout = read_layout({name: tuple(tensor.shape) for name, tensor in tensors.items()}, found.description)
+    model = build_model(layout, tensors, given, found.weights.name)
+    config = dataclasses.replace(layout.config, data=dataclasses.replace(layout.config.data, action_block=given.action_block))
+    origin = {"source": source, "source_sha256": found.files, "revision": found.revision, "names": style, "versions": versions()}
+    return save_checkpoint(out, model, config, step=0, env=env, provenance=origin | (provenance or {}))
+
+
+def export_official(source: str, out: Path, names: NamesStyle = "transformers5") -> Path:
+    """Write a run or checkpoint of ours in the official layout: ``model.safetensors`` and ``config.json``.
+
+    ``CheckpointError`` says in what a model differs from the official architecture. The action and pixel statistics have no place there.
+    """
+    _check_free(out)
+    checkpoint = load_checkpoint(Path(source))
+    model, config = checkpoint.model, checkpoint.config
+    difference = difference_from_official(config, model)
+    if difference:
+        raise CheckpointError(f"{source!r} is not of the official architecture: {difference}")
     state = model.state_dict()
-    model.load_state_dict({ours: tensors[name].to(state[ours].dtype) for ours, name in names.items()}, strict=False)
-    dimension = model.action_spec.dimension
-    model.set_action_statistics(_spread(actions.mean, dimension), _spread(actions.std, dimension))
-    model.pixel_mean.copy_(torch.tensor(tuple(pixel_mean)))
-    model.pixel_std.copy_(torch.tensor(tuple(pixel_std)))
-    provenance = {
-        "converted_from": {
-            "source": Path(source).name if folder is not None else source,
-            "file": weights.name,
-            "sha256": _sha256(weights),
-            "revision": revision,
-        },
-        "official_config": _official_config(weights.parent),
-        "command": command,
-        "versions": versions(),
-    }
-    return save_checkpoint(out, model, config, step=0, env=env or {}, provenance=provenance)
-
-
-def export_official(run: Path | str, out: Path | str, *, transformers: int = 5) -> Path:
-    """Write the folder ``out`` in the official layout, ``config.json`` and ``model.safetensors``, and return it.
-
-    ``transformers`` 4 or 5 says how the encoder's tensors are named. ``CheckpointError`` for a run of another architecture.
-    """
-    out = Path(out)
-    if out.exists():
-        raise CheckpointError(f"{str(out)!r} already exists; choose another place")
-    if transformers not in (4, 5):
-        raise ConfigError(f"names are those of transformers 4 or 5, got {transformers}")
-    checkpoint = load_checkpoint(run)
-    _check_architecture(checkpoint.config, checkpoint.model)
-    names, state = official_names(checkpoint.model), checkpoint.model.state_dict()
-    renamed = {_renamed(name, TO_TRANSFORMERS_4) if transformers == 4 else name: state[ours].contiguous().clone() for ours, name in names.items()}
-    mean, std = checkpoint.model.action_statistics()
-    spec = checkpoint.model.action_spec
-    description = {
-        "model_type": "lewm",
-        "transformers_names": transformers,
-        "action_dimension": spec.dimension,
-        "action_block": checkpoint.model.action_block,
-        "action_mean": mean,
-        "action_std": std,
-        "action_low": spec.low,
-        "action_high": spec.high,
-        "pixel_mean": checkpoint.model.pixel_mean.tolist(),
-        "pixel_std": checkpoint.model.pixel_std.tolist(),
-        "image_size_px": checkpoint.model.observation_spec.height_px,
-        "converted_from": {"checkpoint_sha256": checkpoint.sha256, "step": checkpoint.step},
-    }
+    rename = transformers_4_name if names == "transformers4" else str
+    tensors = {rename(official): state[ours].contiguous().clone() for ours, official in names_of(state).items()}
+    block = model.action_spec.block_dimension(model.action_block)
+    description = official_description(config, model.observation_spec.width_px, block)
     with directory_written_atomically(out) as temporary:
-        (temporary / "config.json").write_text(json.dumps(description, indent=1) + "\n")
-        save_file(renamed, temporary / "model.safetensors")
+        (temporary / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n")
+        save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
+        for file in temporary.iterdir():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
     return out
 
 
-def looks_like_weights(source: str) -> bool:
-    """Whether weights are meant, and no dataset: a weight file, a folder with one or with a checkpoint, or a repository id that is no path."""
+def find_source(source: str, revision: str | None = None) -> OfficialSource:
+    """The files behind a name: a local path if there is one, a repository of the hub otherwise."""
     path = Path(source)
-    if path.is_file():
-        return path.suffix in (SAFE_SUFFIX, *TORCH_SUFFIXES)
-    if path.is_dir():
-        has_weights = any(file.suffix in (SAFE_SUFFIX, *TORCH_SUFFIXES) for file in path.iterdir() if file.is_file())
-        return has_weights or (path / "config.json").is_file() or (path / "checkpoints").is_dir()
-    return _repository(source) is not None
+    if path.exists() and not source.startswith(HUB_PREFIX):
+        if revision is not None:
+            raise ConfigError(f"--revision is for repositories of the hub, and {source!r} is a local path")
+        return _local_source(path)
+    if path.suffix.lower() in SUFFIXES and not source.startswith(HUB_PREFIX):
+        raise CheckpointError(f"there is no weight file {source!r}")
+    folder = _download(source.removeprefix(HUB_PREFIX), revision)
+    return dataclasses.replace(_local_source(folder), revision=folder.name)
 
 
-def locate(source: str, revision: str | None = None) -> tuple[Path | None, Path]:
-    """The local folder (None for a repository) and the one weight file in it, safetensors preferred."""
-    path = Path(source)
-    if path.is_file():
-        return path.parent, path
-    if path.is_dir():
-        return path, _weight_file(path)
-    repository = _repository(source)
-    if repository is None:
-        raise CheckpointError(f"there is nothing at {source!r}; give a folder, a weight file, or a repository as owner/name")
-    return None, _weight_file(_downloaded(repository, revision))
+def official_tensors(tensors: dict[str, Tensor], source: str) -> tuple[dict[str, Tensor], NamesStyle]:
+    """The tensors under their official names as transformers 5 writes them, without what frameworks add, and which way they were written.
 
-
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a weight file by their official names, transformers 5's; ``CheckpointError`` for anything but plain tensors."""
-    tensors = _read_safetensors(file) if file.suffix == SAFE_SUFFIX else _read_torch(file)
-    while tensors and (prefix := next((each for each in PREFIXES if all(name.startswith(each) for name in tensors)), None)):
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    The weights as float32. ``CheckpointError`` for names that become the same, and for numbers that are not finite.
+    """
     renamed: dict[str, Tensor] = {}
+    style: NamesStyle = "transformers5"
     for name, tensor in tensors.items():
-        new = _renamed(name, TRANSFORMERS_4)
+        plain = name.replace("_orig_mod.", "")
+        while plain.startswith(_WRAPPERS):
+            plain = plain.partition(".")[2]
+        if plain in LOSS_CONSTANTS:
+            continue
+        new = transformers_5_name(plain)
+        style = "transformers4" if new != plain else style
         if new in renamed:
-            raise CheckpointError(f"{str(file)!r} has {new!r} twice, under names of transformers 4 and 5")
+            raise CheckpointError(f"{source} holds {new} twice, the second time as {name[:200]}")
+        is_count = new.endswith("num_batches_tracked")
+        if tensor.is_floating_point() == is_count:
+            raise CheckpointError(f"{source}: {name[:200]} holds {str(tensor.dtype).removeprefix('torch.')} numbers, which it cannot")
         renamed[new] = tensor
-    return renamed
+    return renamed, style
 
 
-def _renamed(name: str, rules: Sequence[tuple[str, str]]) -> str:
-    for pattern, replacement in rules:
-        match = re.fullmatch(pattern, name)
-        if match:
-            return match.expand(replacement)
-    return name
-
-
-def _read_safetensors(file: Path) -> dict[str, Tensor]:
-    """The library checks that shapes, offsets and the size of the file agree before anything is read."""
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise CheckpointError(f"{str(file)!r} has {file.stat().st_size:,} bytes; the architecture has 72 MB")
-        with safe_open(file, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dictionary
-    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
-        raise CheckpointError(f"weights {str(file)!r} are damaged or no safetensors: {error}") from None
-
-
-def _read_torch(file: Path) -> dict[str, Tensor]:
-    """A zip archive of PyTorch's, whose members are stored plainly and together no larger than the file; older pickles are refused."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members) or sum(member.file_size for member in members) > MAX_BYTES:
-            raise CheckpointError(
-                f"{str(file)!r} is compressed or says it holds more than {MAX_BYTES:,} bytes, which no weights of this model are; not opened"
-            )
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except zipfile.BadZipFile:
-        raise CheckpointError(f"{str(file)!r} is damaged, or a pickle of an old kind, which may hold code: save it anew as safetensors") from None
-    except CheckpointError:
-        raise
-    except Exception as error:  # noqa: BLE001 - the loader raises whatever a hostile file makes it raise, and nothing of it may pass
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{str(file)!r} holds more than plain tensors, or is damaged: {first[:200]}") from None
-    for wrapper in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if (
-        not isinstance(content, dict)
-        or not content
-        or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
-    ):
-        raise CheckpointError(f"{str(file)!r} is no state dict: names with tensors are meant")
-    return dict(content)
-
-
-def _fitting_model(tensors: dict[str, Tensor], file: Path, actions: ActionFacts, action_block: int) -> tuple[Config, WorldModel]:
-    """The configuration and an empty model for the tensors; ``CheckpointError`` lists every one that is missing, unknown or of another shape."""
-    channels = _shape_of(tensors, "action_encoder.patch_embed.weight", 3, file)
-    positions = _shape_of(tensors, "encoder.embeddings.position_embeddings", 3, file)
-    side = round(max(0, positions[1] - 1) ** 0.5)
-    if channels[1] % action_block or channels[1] < action_block:
-        raise CheckpointError(f"{str(file)!r} has action blocks of {channels[1]} numbers, which are no {action_block} actions: give --action-block")
-    dimension = channels[1] // action_block
-    if side * side + 1 != positions[1] or not 1 <= side <= 64:
-        raise CheckpointError(f"{str(file)!r} has positions for {positions[1] - 1} patches, which are no square of at most 64 x 64")
-    base = load_preset("paper")
-    config = dataclasses.replace(
-        base,
-        data=dataclasses.replace(base.data, action_block=action_block),
-        model=dataclasses.replace(base.model, action_channels=min(channels[0], 4096)),
-    )
-    spec = ActionSpec(kind="continuous", low=_spread(actions.low, dimension), high=_spread(actions.high, dimension))
-    size = ObservationSpec(height_px=PATCH_PX * side, width_px=PATCH_PX * side)
-    with torch.device("meta"):
-        blueprint = WorldModel(config, size, spec)
-    expected = {name: tuple(blueprint.state_dict()[ours].shape) for ours, name in official_names(blueprint).items()}
-    problems = [f"missing {name}" for name in expected if name not in tensors]
-    problems += [f"unknown {name} {list(tensors[name].shape)}" for name in tensors if name not in expected]
-    problems += [
-        f"{name} is {list(tensors[name].shape)}, not {list(shape)}"
-        for name, shape in expected.items()
-        if name in tensors and tuple(tensors[name].shape) != shape
-    ]
-    problems += [f"{name} is not finite" for name in expected if name in tensors and not bool(torch.isfinite(tensors[name].float()).all())]
-    if problems:
-        shown = "; ".join(problems[:MAX_LISTED]) + (f"; and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else "")
-        raise CheckpointError(f"weights {str(file)!r} are not those of the official architecture: {shown}")
-    return config, WorldModel(config, size, spec)
-
-
-def _shape_of(tensors: dict[str, Tensor], name: str, num_axes: int, file: Path) -> tuple[int, ...]:
-    if name not in tensors or tensors[name].ndim != num_axes:
-        first = ", ".join(list(tensors)[:4])
-        raise CheckpointError(
-            f"weights {str(file)!r} are not the official LeWorldModel's: there is no {name} of {num_axes} axes (the first are {first})"
+def build_model(layout: OfficialLayout, tensors: dict[str, Tensor], given: Preprocessing, source: str) -> WorldModel:
+    """A world model with these tensors, of which every one must fit; shapes are compared before anything is allocated."""
+    block = given.action_spec.block_dimension(given.action_block)
+    if layout.block_dimension != block:
+        raise ConfigError(
+            f"{source} takes blocks of {layout.block_dimension} numbers; actions of {given.action_spec.dimension} and --action-block "
+            f"{given.action_block} make {block}"
         )
-    return tuple(tensors[name].shape)
+    config = dataclasses.replace(layout.config, data=dataclasses.replace(layout.config.data, action_block=given.action_block))
+    specs = ObservationSpec(height_px=layout.side_px, width_px=layout.side_px), given.action_spec
+    with torch.device("meta"):
+        blueprint = WorldModel(config, *specs)
+    check_official_shapes(official_shapes(blueprint), {name: tuple(tensor.shape) for name, tensor in tensors.items()}, source)
+    not_finite = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
+    if not_finite:
+        raise CheckpointError(f"{source} has numbers that are not finite in {', '.join(not_finite)}")
+    model = WorldModel(config, *specs)
+    model.load_state_dict({ours: tensors[official] for ours, official in official_names(model).items()}, strict=False)
+    model.set_action_statistics(given.action_mean, given.action_std)
+    model.pixel_mean.copy_(torch.tensor(given.pixel_mean))
+    model.pixel_std.copy_(torch.tensor(given.pixel_std))
+    return model.eval()
 
 
-def _spread(values: tuple[float, ...], dimension: int) -> tuple[float, ...]:
-    if len(values) not in (1, dimension):
-        raise ConfigError(f"the weights have {dimension} numbers per action, got {len(values)} values: {list(values)}")
-    return tuple(float(value) for value in values) * (dimension if len(values) == 1 else 1)
-
-
-def _check_architecture(config: Config, model: WorldModel) -> None:
-    """``CheckpointError`` that names the first setting in which a run's architecture is not the official one."""
-    found, paper = to_dict(config), to_dict(load_preset("paper"))
-    for section in ("encoder", "model", "predictor"):
-        for key in paper[section].keys() | found[section].keys():
-            got, meant = found[section].get(key), paper[section].get(key)
-            if got != meant and (section, key) not in (("predictor", "dropout"), ("model", "action_channels")):
-                raise CheckpointError(f"only the official architecture has an official layout: {section}.{key} is {got!r}, not {meant!r}")
-    spec = model.observation_spec
-    if spec.num_views != 1 or spec.proprioception or spec.height_px != spec.width_px or model.action_spec.kind != "continuous":
-        raise CheckpointError("the official layout has one square frame, no proprioception and continuous actions, this run has others")
-
-
-def _repository(source: str) -> str | None:
-    """``owner/name`` if the source can be one."""
-    name = source.removeprefix("hf://")
-    part = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
-    return name if re.fullmatch(f"{part}/{part}", name) and ".." not in name and not Path(source).exists() else None
-
-
-def _downloaded(repository: str, revision: str | None) -> Path:
-    try:
-        import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(f"reading {repository!r} from the hub needs 'huggingface-hub': pip install 'lewm[hub]'") from error
-    patterns = ["*.json", f"*{SAFE_SUFFIX}", *(f"*{suffix}" for suffix in TORCH_SUFFIXES)]
-    try:
-        return Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=patterns))
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise CheckpointError(f"{repository!r} is not in the hub's cache and there is no network; download it once with a network") from error
-    except RepositoryNotFoundError as error:
-        raise CheckpointError(f"there is no folder and no repository {repository!r} that can be read; check the name, or log in") from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise CheckpointError(f"{repository!r} cannot be downloaded: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
+def _local_source(path: Path) -> OfficialSource:
+    weights = _weight_file(path) if path.is_dir() else path
+    config = weights.parent / CONFIG_FILE
+    description = _read_description(config) if config.is_file() else None
+    read = [weights] if description is None else [weights, config]
+    return OfficialSource(weights=weights, description=description, files={file.name: _sha256(file) for file in read})
 
 
 def _weight_file(folder: Path) -> Path:
-    for suffixes in ((SAFE_SUFFIX,), TORCH_SUFFIXES):
-        found = sorted(file for file in folder.iterdir() if file.suffix in suffixes and file.is_file())
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise CheckpointError(f"{str(folder)!r} has several weight files, name one: {', '.join(file.name for file in found)}")
-    raise CheckpointError(f"{str(folder)!r} has no weights: a file ending in {', '.join((SAFE_SUFFIX, *TORCH_SUFFIXES))} is meant")
+    """The one weight file of a folder: safetensors before pickles, ``model`` and ``weights`` before others."""
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    safe = [file for file in files if file.suffix.lower() == SAFE_SUFFIX]
+    chosen = safe or files
+    usual = [file for file in chosen if file.stem in ("model", "weights")]
+    if len(chosen) == 1 or len(usual) == 1:
+        return usual[0] if len(usual) == 1 else chosen[0]
+    if not files:
+        raise CheckpointError(f"{str(folder)!r} holds no weights: no file ends in {', '.join(SUFFIXES)}")
+    raise CheckpointError(f"{str(folder)!r} holds several weight files ({', '.join(file.name for file in chosen)}): give the one that you mean")
 
 
-def _official_config(folder: Path) -> Any:
-    """The ``config.json`` beside the weights, kept as it is for provenance: nothing in it is acted on."""
-    file = folder / "config.json"
-    if not file.is_file() or file.stat().st_size > 2**20:
-        return None
+def _download(repository: str, revision: str | None) -> Path:
+    """The folder of a repository's snapshot, from the local cache where it is there."""
+    if not REPOSITORY.fullmatch(repository):
+        raise CheckpointError(f"{repository[:200]!r} is neither a local path nor a repository of the hub, which is called owner/name")
     try:
-        return json.loads(file.read_text())
-    except (ValueError, RecursionError, OSError) as error:
-        raise CheckpointError(f"{str(file)!r} cannot be read as JSON: {error}") from None
+        import huggingface_hub
+    except ImportError as error:
+        raise MissingExtraError(f"repository {repository!r} needs 'huggingface-hub': pip install 'lewm[hub]'") from error
+    patterns = [CONFIG_FILE, *(f"*{suffix}" for suffix in SUFFIXES)]
+    try:
+        return Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=patterns))
+    except (OSError, ValueError) as error:  # the hub's own errors are of these kinds
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(f"{repository!r} is no local path and cannot be fetched from the Hugging Face hub: {reason[0]}") from error
+
+
+def _read_description(file: Path) -> dict[str, Any]:
+    description = _peek(file)
+    if not isinstance(description, dict):
+        raise CheckpointError(f"{str(file)!r} must be a JSON object of at most {MOST_CONFIG_BYTES:,} bytes")
+    return description
+
+
+def _peek(file: Path) -> Any:
+    """The JSON in a file; None where there is none."""
+    try:
+        return json.loads(file.read_text()) if file.stat().st_size <= MOST_CONFIG_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def _sha256(file: Path) -> str:
-    with open(file, "rb") as opened:
+    with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _check_free(out: Path) -> None:
+    if out.exists():
+        raise ConfigError(f"{str(out)!r} exists already; choose another place, nothing is overwritten")

@@ -222,6 +222,13 @@ ENCODERS = Table(
     },
 )
 
+HEADS = Table(
+    "head",
+    {
+        "decoder": Entry(target="lewm.models.decoder:decoder_for", summary="draws the frame that a latent stands for; to be looked at"),
+    },
+)
+
 FORMATS = Table(
     "format",
     {
@@ -278,6 +285,10 @@ EVALUATIONS = Table(
         "atari-labels": Entry(
             target="lewm.evaluation.atari_probing:evaluate_atari_labels", summary="AtariARI: name the game's memory bytes from frozen latents"
         ),
+        "reconstruction": Entry(
+            target="lewm.evaluation.reconstruction:evaluate_reconstruction",
+            summary="draw frames from real and imagined latents, for runs with a decoder",
+        ),
     },
 )
 
@@ -287,6 +298,7 @@ TABLES = {
     "planners": PLANNERS,
     "objectives": OBJECTIVES,
     "encoders": ENCODERS,
+    "heads": HEADS,
     "formats": FORMATS,
     "evaluations": EVALUATIONS,
 }

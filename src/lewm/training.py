@@ -31,7 +31,7 @@ from lewm.devices import check_device
 from lewm.distributed import all_reduce_sum, synchronise_batch_norm
 from lewm.errors import DataError, TrainingError
 from lewm.evaluation.collapse import judge_training, measure_collapse
-from lewm.fine_tuning import freeze, take_over, to_training
+from lewm.fine_tuning import check_base, freeze, take_over, to_training
 from lewm.models.world_model import WorldModel
 from lewm.objectives.base import Objective
 from lewm.registry import OBJECTIVES, PLANNERS
@@ -73,7 +73,8 @@ def train(
 ) -> Path:
     """Train a world model on the episodes at ``data`` and write a run directory to ``out``, which is returned.
 
-    ``base`` is a run or checkpoint whose weights training starts from (``fine_tuning.py``); a resumed run has its own.
+    ``base`` is a run or checkpoint whose weights training starts from (``fine_tuning.py``). Such a run has a checkpoint of step 0, so that it is
+    resumed without the base, and can be measured as it began.
     ``progress`` makes the watcher (in the process that reports, hence a factory). Errors: ``ConfigError`` if ``out`` exists without ``resume`` or
     the configuration does not fit the data, ``DeviceError``, ``DataError``, ``TrainingError`` when the loss is not finite or on a collapse that
     should stop the run.
@@ -87,6 +88,7 @@ def train(
     fabric = Fabric(accelerator=options.device, devices=options.num_devices, strategy=strategy, precision=options.precision)
     if not is_launched_outside:
         check_run(Path(out), resume=resume)  # before the work of opening the data
+    check_base(config, base, Path(out) if resume else None)
     # Bound as a partial, because Fabric refuses frozen dataclasses among the arguments that it passes to new processes.
     settings: dict[str, Any] = {
         "data": Path(data),
@@ -121,6 +123,7 @@ class _Opened(nn.Module):
 def dry_run(config: Config, *, data: Path | str, base: Path | str | None = None) -> None:
     """Everything that a run checks before its first step: device, dataset, clip length, model and frame size. Raises what ``train`` would."""
     check_device(config.train.device, config.train.num_devices)
+    check_base(config, base)
     store = open_store(data)
     train_ids, validation_ids = split_episodes(store.episode_ids, config.data.validation_fraction, config.data.split_seed)
     _monitor_clip(store, _windows(config), validation_ids, train_ids)
@@ -173,20 +176,8 @@ def _train_on_rank(
     options = config.train
     store = open_store(data)
     train_ids, validation_ids = split_episodes(store.episode_ids, config.data.validation_fraction, config.data.split_seed)
-    windows = _windows(config)
-    sampler = ClipSampler(
-        store,
-        **windows,
-        episode_ids=train_ids,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        clips_per_episode=config.data.clips_per_episode,
-        clips_per_env_step=config.data.clips_per_env_step,
-        group_span_env_steps=config.data.group_span_env_steps,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-    )
-    monitor_clip = _monitor_clip(store, windows, validation_ids, train_ids).map(lambda tensor: tensor.to(fabric.device))
+    sampler = _training_sampler(config, store, train_ids, fabric)
+    monitor_clip = _monitor_clip(store, _windows(config), validation_ids, train_ids).map(lambda tensor: tensor.to(fabric.device))
     is_parallel = fabric.world_size > 1
     objective, origin = build_objective(config, store, train_ids, all_reduce_sum if is_parallel else None, base)
     if is_parallel:
@@ -196,8 +187,6 @@ def _train_on_rank(
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=options.learning_rate, weight_decay=options.weight_decay)
     start_step, looks, seconds_before = restore(out, config, objective, optimizer, store.dataset_sha256) if resume else (0, [], 0.0)
-    if fabric.is_global_zero:
-        prepare_run(out, to_toml(config), resume=resume)  # only now: a run that is refused leaves nothing behind
     if options.use_compile:
         for network in (model.encoder, model.predictor):
             network.compile()
@@ -211,8 +200,6 @@ def _train_on_rank(
         "versions": versions(),
         "hardware": hardware(),
     }
-    progress = make_progress() if make_progress and fabric.is_global_zero else None
-    metrics = MetricsLog(out, first_step=start_step) if fabric.is_global_zero else None
     last_verdict = ""
     start_s = time.monotonic()
 
@@ -233,6 +220,12 @@ def _train_on_rank(
             trainer_state=state,
         )
 
+    if base is not None:
+        save(0)  # before the run has a configuration: one that can be resumed has its base's weights
+    if fabric.is_global_zero:
+        prepare_run(out, to_toml(config), resume=resume)  # only now: a run that is refused leaves nothing behind
+    progress = make_progress() if make_progress and fabric.is_global_zero else None
+    metrics = MetricsLog(out, first_step=start_step) if fabric.is_global_zero else None
     with contextlib.ExitStack() as stack:
         batches = stack.enter_context(Prefetcher(sampler, start_step, num_batches=config.data.num_prefetched_batches))
         if progress is not None:
@@ -297,6 +290,22 @@ def add_pixel_noise(clip: Clip[Tensor], std: float, seed: int, step: int, first_
 def _windows(config: Config) -> dict[str, Any]:
     names = ("num_transitions", "action_block", "stack_offsets_env_steps")
     return {name: getattr(config.data, name) for name in names}
+
+
+def _training_sampler(config: Config, store: Store, train_ids: np.ndarray, fabric: Fabric) -> ClipSampler:
+    """Cuts the slice of every batch that belongs to this process."""
+    return ClipSampler(
+        store,
+        **_windows(config),
+        episode_ids=train_ids,
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        clips_per_episode=config.data.clips_per_episode,
+        clips_per_env_step=config.data.clips_per_env_step,
+        group_span_env_steps=config.data.group_span_env_steps,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
 
 
 def _monitor_clip(store: Store, windows: dict[str, Any], validation_ids: np.ndarray, train_ids: np.ndarray) -> Clip[Tensor]:

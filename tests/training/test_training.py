@@ -133,6 +133,27 @@ def test_the_learning_rate_warms_up_and_then_follows_a_cosine():
     assert learning_rate(config, config.train.num_steps) == pytest.approx(5e-5 * 0.5 * (1 + math.cos(math.pi * 0.0909)), rel=0.01)
 
 
+def test_the_paper_preset_is_stopped_at_a_tenth_of_its_schedule_with_an_almost_constant_rate():
+    config = load_preset("paper")
+    assert config.train.schedule_num_steps == 10 * config.train.num_steps
+    after_warmup = [learning_rate(config, step) for step in range(13_900, config.train.num_steps, 1000)]
+    assert min(after_warmup) > 0.97 * 5e-5
+
+
+def test_the_paper_preset_has_the_official_hyperparameters():
+    config = load_preset("paper")
+    train, planner = config.train, config.planner
+    assert (config.data.num_transitions, config.data.action_block, config.model.history_model_steps) == (3, 5, 3)
+    assert (train.batch_size, train.learning_rate, train.weight_decay, train.gradient_clip) == (128, 5e-5, 1e-3, 1.0)
+    assert (train.warmup_fraction, train.precision, train.seed, train.pixel_noise_std) == (0.01, "bf16-mixed", 3072, 0.0)
+    assert (config.objective.weight, config.objective.num_directions, config.objective.num_knots) == (0.09, 1024, 17)
+    assert (config.predictor.dropout, config.data.validation_fraction, config.objective.inverse_weight) == (0.1, 0.1, 0.0)
+    assert (planner.num_candidates, planner.num_elites, planner.num_iterations) == (300, 30, 30)
+    assert (planner.horizon_model_steps, planner.replan_every_model_steps, planner.history_model_steps) == (5, 5, 1)
+    assert (planner.cost, planner.use_bounds, planner.initial_std, planner.std_floor) == ("last", False, 1.0, 0.0)
+    assert (planner.momentum, planner.noise_smoothing, planner.use_warm_start, planner.mean_weight) == (0.0, 0.0, False, 0.0)
+
+
 def test_pixel_noise_is_a_function_of_seed_step_and_row_and_has_the_promised_size():
     frames = torch.full((4, 2, 1, 16, 16, 3), 128, dtype=torch.uint8)
     clip = Clip(Observation(frames), torch.zeros(4, 1, 2), None, None, torch.zeros(4), torch.zeros(4))

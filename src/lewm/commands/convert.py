@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from lewm.commands.convert_weights import convert_weights
+from lewm.commands.convert_weights import convert_weights, is_weights
 from lewm.commands.parsing import ProgressBar, check_result_file, command_line, parse, parse_options, show, write_result
 from lewm.data.formats.recognition import recognise
 from lewm.errors import ConfigError
@@ -48,16 +48,10 @@ class ConvertArguments:
 def convert(words: Sequence[str]) -> None:
     """Convert a dataset, or weights where the source is some, and say what was done."""
     source = next((word for word in words if not word.startswith("-")), None)
-    if source is not None and recognise(Path(source)) is None and _are_weights(source):
+    if source is not None and recognise(Path(source)) is None and is_weights(source):
         convert_weights(words)
     else:
         _convert_data(words)
-
-
-def _are_weights(source: str) -> bool:
-    from lewm.official_weights import looks_like_weights
-
-    return looks_like_weights(source)
 
 
 def _convert_data(words: Sequence[str]) -> None:

@@ -97,6 +97,20 @@ class ProbeArguments(LatentArguments):
 
 
 @dataclass(frozen=True)
+class ReconstructionArguments(LatentArguments):
+    """Draw frames from the latents of held-out episodes, and from imagined latents: the PSNR of a run's decoder, with floors."""
+
+    horizon_model_steps: int = 8
+    """How many model steps ahead latents are imagined."""
+    context_model_steps: int = 1
+    """Past observations that imagination starts from."""
+    num_clips: int = 256
+    """Clips, at most."""
+    seed: int = 0
+    """Which clips."""
+
+
+@dataclass(frozen=True)
 class AtariLabelArguments:
     """Name the bytes of a game's memory from frozen latents: AtariARI's label probes, with floors."""
 
@@ -141,7 +155,14 @@ def evaluate(words: Sequence[str]) -> None:
     if not words or words[0].startswith("-"):
         raise ConfigError(f"`lewm eval` needs the name of an evaluation: {', '.join(EVALUATIONS)}; for example `lewm eval success RUN`")
     EVALUATIONS.entry(words[0])
-    routes = {"success": _success, "probe": _probe, "collapse": _collapse, "surprise": _surprise, "atari-labels": _atari_labels}
+    routes = {
+        "success": _success,
+        "probe": _probe,
+        "collapse": _collapse,
+        "surprise": _surprise,
+        "reconstruction": _reconstruction,
+        "atari-labels": _atari_labels,
+    }
     routes.get(words[0], _latents)(words)
 
 
@@ -239,6 +260,12 @@ def _surprise(words: Sequence[str]) -> None:
 def _probe(words: Sequence[str]) -> None:
     arguments = parse(ProbeArguments, "eval probe", words[1:])
     _evaluate_latents(words, arguments, horizon_model_steps=arguments.horizon_model_steps, context_model_steps=arguments.context_model_steps)
+
+
+def _reconstruction(words: Sequence[str]) -> None:
+    arguments = parse(ReconstructionArguments, "eval reconstruction", words[1:])
+    names = ("horizon_model_steps", "context_model_steps", "num_clips", "seed")
+    _evaluate_latents(words, arguments, **{name: getattr(arguments, name) for name in names})
 
 
 def _atari_labels(words: Sequence[str]) -> None:

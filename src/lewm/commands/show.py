@@ -17,7 +17,7 @@ from lewm.data.formats.recognition import recognise
 from lewm.errors import ConfigError, DataError, LewmError, MissingExtraError
 from lewm.registry import TABLES
 
-Kind = Literal["envs", "policies", "planners", "objectives", "encoders", "formats", "presets", "collections", "evaluations"]
+Kind = Literal["envs", "policies", "planners", "objectives", "encoders", "heads", "formats", "presets", "collections", "evaluations"]
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,8 @@ def describe(path: Path, *, verify: bool) -> dict[str, Any]:
     directory = find_checkpoint(path)
     checkpoints = [checkpoint.name for checkpoint in list_checkpoints(path)]
     description = read_description(directory)
-    seeds = description.get("provenance", {}).pop("episode_seeds", None)
+    provenance = description.get("provenance", {})
+    seeds = provenance.pop("episode_seeds", None)
+    provenance.get("base", {}).pop("episode_seeds", None)
     about = {"kind": "run" if checkpoints else "checkpoint", "checkpoint": str(directory), "checkpoints": checkpoints}
     return about | {"sha256": checkpoint_sha256(directory), "num_training_episodes": None if seeds is None else len(seeds)} | description

@@ -24,7 +24,8 @@ class TrainArguments:
     out: Path
     """Run directory to write."""
     from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """Run or checkpoint whose weights and settings training starts from; its action encoder only where actions have the same form."""
+    """Run or checkpoint whose weights and settings training starts from; its action encoder only where actions have the same form. With --stage:
+    whose world model is kept as it is, and a network trained on its latents (`lewm train --stage decoder --help`)."""
     freeze: Literal["encoder", "predictor"] | None = None
     """Short for --train.freeze: leave these weights as they are."""
     preset: str | None = None
@@ -32,7 +33,7 @@ class TrainArguments:
     config: Path | None = None
     """TOML file with settings, applied over the preset."""
     resume: bool = False
-    """Continue an interrupted run, bit for bit."""
+    """Continue an interrupted run, bit for bit; settings are the run's own where no --preset, --from or --config is given."""
     seed: int | None = None
     """Short for --train.seed."""
     on_collapse: Literal["warn", "stop"] | None = None
@@ -44,7 +45,12 @@ class TrainArguments:
 
 
 def train(words: Sequence[str]) -> None:
-    """Train a world model and print where it is."""
+    """Train a world model, or a network on the latents of one, and print where it is."""
+    if any(word.partition("=")[0] == "--stage" for word in words):
+        from lewm.commands.train_stage import train_stage
+
+        train_stage(words)
+        return
     arguments = parse(TrainArguments, "train", words, default=_with_base(words))
     config = arguments.settings
     if arguments.seed is not None:
@@ -53,8 +59,6 @@ def train(words: Sequence[str]) -> None:
         config = replace(config, train=replace(config.train, on_collapse=arguments.on_collapse))
     if arguments.freeze is not None:
         config = replace(config, train=replace(config.train, freeze=arguments.freeze))
-    if config.train.freeze is not None and arguments.from_ is None and not arguments.resume:
-        raise ConfigError("--freeze keeps weights as they are, and there are none yet: give --from RUN")
     if arguments.dry_run:
         from lewm.training import dry_run
 
@@ -102,7 +106,7 @@ def _config_of(base: Path) -> Config:
     from lewm.checkpoint import find_checkpoint, read_description
 
     config = from_dict(read_description(find_checkpoint(base))["config"])
-    return replace(config, train=replace(config.train, freeze=None))
+    return replace(config, train=replace(config.train, freeze=None, refit_action_statistics=False))
 
 
 def _with_base(words: Sequence[str]) -> TrainArguments:
@@ -111,6 +115,8 @@ def _with_base(words: Sequence[str]) -> TrainArguments:
     first.add_argument("--preset")
     first.add_argument("--from", dest="base", type=Path)
     first.add_argument("--config", type=Path)
+    first.add_argument("--out", type=Path)
+    first.add_argument("--resume", action="store_true")
     first.add_argument("--encoder.name", dest="encoder")
     try:
         known, _ = first.parse_known_args(list(words))
@@ -119,8 +125,10 @@ def _with_base(words: Sequence[str]) -> TrainArguments:
     if known.preset and known.base:
         raise ConfigError("--preset and --from both say where settings start from; leave one out, and change single settings with --SECTION.KEY")
     config = load_preset(known.preset) if known.preset else _config_of(known.base) if known.base else Config()
-    if known.config:
-        config = load_config(known.config, config)
+    own = known.out / "config.toml" if known.resume and known.out and not (known.preset or known.base) else None
+    file = known.config or (own if own is not None and own.is_file() else None)
+    if file is not None:
+        config = load_config(file, config)
     if known.encoder:
         config = from_dict({"encoder": {"name": known.encoder}}, config)
     return TrainArguments(data=tyro.MISSING, out=tyro.MISSING, settings=config)

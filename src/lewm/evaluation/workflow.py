@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from lewm.checkpoint import Checkpoint, load_checkpoint
 from lewm.config import PlannerConfig
 from lewm.envs.base import make_batch
 from lewm.errors import ConfigError
 from lewm.evaluation.label_goals import compare_goals, matching_store
+from lewm.evaluation.reconstruction import reconstruction_table
 from lewm.evaluation.success import evaluate_success
 from lewm.evaluation.surprise import surprise_table
 from lewm.planning.mpc import MPCPolicy
@@ -25,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 REPEAT_OPTIONS = ("action_repeat", "frame_skip")
 """Options of worlds that say how long an env step is."""
+NEEDED_HEADS = {"reconstruction": "decoder"}
+"""Evaluations that need a network on the latents, which they are given under its name."""
 ERROR_COLUMNS = {
     "position_error": ("position error, median", "{median_px:.1f} px"),
     "angle_error": ("angle error, median", "{median_rad:.3f} rad"),
@@ -103,6 +107,8 @@ def evaluate_latents(name: str, run: Path | str, data: Path | str, *, device: st
     """
     checkpoint = load_checkpoint(run, device)
     store = matching_store(checkpoint, data)
+    if name in NEEDED_HEADS:
+        options[NEEDED_HEADS[name]] = _head(checkpoint, NEEDED_HEADS[name])
     result: dict[str, Any] = EVALUATIONS.load(name)(checkpoint.model, store, config=checkpoint.config, **options)
     sha256 = store.dataset_sha256
     return result | {
@@ -118,7 +124,13 @@ def evaluate_latents(name: str, run: Path | str, data: Path | str, *, device: st
 
 def latent_table(result: dict[str, Any]) -> str:
     """The result of ``evaluate_latents`` as plain text."""
-    tables = {"probe": _probe_table, "collapse": _collapse_table, "surprise": surprise_table, "atari-labels": _labels_table}
+    tables = {
+        "probe": _probe_table,
+        "collapse": _collapse_table,
+        "surprise": surprise_table,
+        "reconstruction": reconstruction_table,
+        "atari-labels": _labels_table,
+    }
     table = tables.get(result.get("evaluation", ""))
     if table is None:
         return json.dumps(result, indent=2)
@@ -246,7 +258,17 @@ def _check_actions(checkpoint: Checkpoint, name: str, options: dict[str, Any], e
     return {"trained_action_repeat": trained.action_repeat}
 
 
+def _head(checkpoint: Checkpoint, name: str) -> nn.Module:
+    """``ConfigError`` that says how to train it if the checkpoint has no such head."""
+    if name not in checkpoint.heads:
+        raise ConfigError(
+            f"checkpoint {str(checkpoint.path)!r} has no {name}: `lewm train --from {checkpoint.path} --stage {name} --data DIR --out RUN` trains one"
+        )
+    return checkpoint.heads[name].network
+
+
 def _training_seeds(checkpoint: Checkpoint) -> np.ndarray | None:
-    """Seeds of the training episodes, which evaluation episodes must not share."""
+    """Seeds of the training episodes, of the base that training started from as well, which evaluation episodes must not share."""
     seeds = checkpoint.provenance.get("episode_seeds")
-    return None if seeds is None else np.asarray(seeds, dtype=np.int64)
+    base_seeds = checkpoint.provenance.get("base", {}).get("episode_seeds", [])
+    return None if seeds is None else np.asarray([*seeds, *base_seeds], dtype=np.int64)

@@ -1,6 +1,10 @@
-"""The names of the official LeWorldModel's weights, for a model of the same architecture."""
+"""The names of the official LeWorldModel's weights, for a model of the same architecture.
+
+Encoder names differ between the two ways in which transformers writes a ViT: version 5's are the reference here, version 4's are translated.
+"""
 
 import re
+from collections.abc import Iterable
 
 from lewm.models.world_model import WorldModel
 
@@ -35,13 +39,48 @@ _PARTS: tuple[tuple[str, str], ...] = (
 )
 """Our name -> the official one, as transformers 5 writes the encoder's."""
 
+_LAYER_PARTS = {
+    "attention.q_proj": "attention.attention.query",
+    "attention.k_proj": "attention.attention.key",
+    "attention.v_proj": "attention.attention.value",
+    "attention.o_proj": "attention.output.dense",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+    "layernorm_before": "layernorm_before",
+    "layernorm_after": "layernorm_after",
+}
+"""Parts of an encoder layer: transformers 5 -> transformers 4."""
+_LAYER_5, _LAYER_4 = "encoder.layers", "encoder.encoder.layer"
+
 
 def official_names(model: WorldModel) -> dict[str, str]:
     """Our name -> the official name of every parameter and running statistic that the official model has too (not the preprocessing)."""
+    return names_of(model.state_dict())
+
+
+def names_of(ours: Iterable[str]) -> dict[str, str]:
+    """``official_names`` of the names of a state dict; those that the official model does not have are left out."""
     names = {}
-    for ours in model.state_dict():
+    for name in ours:
         for pattern, replacement in _PARTS:
-            match = re.fullmatch(pattern, ours)
+            match = re.fullmatch(pattern, name)
             if match:
-                names[ours] = match.expand(replacement)
+                names[name] = match.expand(replacement)
     return names
+
+
+def transformers_4_name(name: str) -> str:
+    """An official name as transformers 4 writes it."""
+    return _translated(name, _LAYER_5, _LAYER_4, _LAYER_PARTS)
+
+
+def transformers_5_name(name: str) -> str:
+    """An official name as transformers 5 writes it, from either way."""
+    return _translated(name, _LAYER_4, _LAYER_5, {old: new for new, old in _LAYER_PARTS.items()})
+
+
+def _translated(name: str, prefix: str, other_prefix: str, parts: dict[str, str]) -> str:
+    match = re.fullmatch(rf"{re.escape(prefix)}\.(\d+)\.(.+)\.(weight|bias)", name)
+    if match is None or match[2] not in parts:
+        return name
+    return f"{other_prefix}.{match[1]}.{parts[match[2]]}.{match[3]}"

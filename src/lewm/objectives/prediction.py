@@ -33,7 +33,8 @@ class LeWMObjective(Objective):
         """Terms: ``prediction_loss``, ``sigreg`` (reported even at weight 0) and, if it has a weight, ``inverse_loss``."""
         latents = self.world_model.encode(clip.observations)  # [B, T+1, D]
         predicted = self.world_model.predict(latents[:, :-1], clip.blocks)
-        prediction_loss = (predicted - latents[:, 1:]).float().square().mean()
+        difference = predicted - latents[:, 1:]
+        prediction_loss = difference.to(torch.promote_types(difference.dtype, torch.float32)).square().mean()
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.weight > 0):
             statistic = self._sigreg(latents, step)
         loss = prediction_loss + self.config.weight * statistic

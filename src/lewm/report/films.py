@@ -54,10 +54,10 @@ def draw_moment(replay: Replay, moment: int, side_px: int) -> Image.Image:
     """One enlarged frame: the goal as a ghost in its ring, the way so far, the imagined way ahead, and at the end a border that says how it ended."""
     frame = replay.frames[moment]
     if replay.goal_position is None or replay.positions is None:
-        image = _enlarged(frame, side_px)
+        image = enlarged(frame, side_px)
     else:
         faded = 255 - GHOST_STRENGTH * (255.0 - replay.goal_frame)
-        image = _enlarged(np.minimum(frame, faded).astype(np.uint8), side_px)
+        image = enlarged(np.minimum(frame, faded).astype(np.uint8), side_px)
         layer = Image.new("RGBA", (image.width * SUPERSAMPLING, image.height * SUPERSAMPLING), (255, 255, 255, 0))
         _draw_markers(ImageDraw.Draw(layer), replay, moment, np.array(layer.size))
         image.paste(*_shrunk(layer, image.size))
@@ -68,7 +68,7 @@ def draw_moment(replay: Replay, moment: int, side_px: int) -> Image.Image:
 
 
 def _beside_goal(replay: Replay, moment: int, side_px: int, gutter: int) -> Image.Image:
-    seen, goal = draw_moment(replay, moment, side_px), _enlarged(replay.goal_frame, side_px)
+    seen, goal = draw_moment(replay, moment, side_px), enlarged(replay.goal_frame, side_px)
     image = Image.new("RGB", (seen.width + gutter + goal.width, seen.height), PAPER_COLOR)
     image.paste(seen, (0, 0))
     image.paste(goal, (seen.width + gutter, 0))
@@ -129,7 +129,8 @@ def _shrunk(layer: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, tup
     return small.convert("RGB"), (0, 0), small.getchannel("A")
 
 
-def _enlarged(frame: np.ndarray, side_px: int) -> Image.Image:
+def enlarged(frame: np.ndarray, side_px: int) -> Image.Image:
+    """A frame uint8 [Y, X, 3] whose longer side is ``side_px``."""
     height, width = frame.shape[:2]
     scale = side_px / max(height, width)
     return Image.fromarray(frame).resize((max(1, round(scale * width)), max(1, round(scale * height))), Image.Resampling.NEAREST)

@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from lewm.checkpoint import load_checkpoint
+from lewm.checkpoint import Checkpoint, load_checkpoint
 from lewm.evaluation.probing import POSITION_LABELS
 from lewm.planning.mpc import MPCPolicy
 from lewm.report.evidence import Evidence, SuccessRow
 from lewm.report.films import episode_film, gif_bytes, grid_film, png_bytes
+from lewm.report.imagination import imagination_film, imagination_words, imagine
 from lewm.report.latents import LabelledLatents, sample_latents
 from lewm.report.replays import WORLD_SIDES_PX, Replay, replay_episodes
 
@@ -37,6 +38,8 @@ class Gallery:
     control_latents: LabelledLatents | None = None
     grid: Film | None = None
     films: list[Film] = field(default_factory=list)
+    imagination: Film | None = None
+    """Where the run has a decoder."""
 
 
 def make_gallery(evidence: Evidence) -> Gallery:
@@ -58,7 +61,13 @@ def make_gallery(evidence: Evidence) -> Gallery:
     def replay(result: dict[str, Any], *pairs: str) -> list[Replay]:
         return replay_episodes(result, pairs, *imagining)
 
-    return Gallery(latents=latents, control_latents=control_latents, grid=_grid(evidence, replay), films=list(_films(evidence, replay)))
+    return Gallery(
+        latents=latents,
+        control_latents=control_latents,
+        grid=_grid(evidence, replay),
+        films=list(_films(evidence, replay)),
+        imagination=_imagination(checkpoint),
+    )
 
 
 def episode_words(replay: Replay) -> str:
@@ -101,6 +110,13 @@ def _films(evidence: Evidence, replay: Callable[..., list[Replay]]) -> Iterator[
         yield _film(episode_film(film), "A failure", f"{film.stratum.capitalize()}, {episode_words(film)}")
     if evidence.control is not None and (control_row := evidence.control.headline()) is not None:
         yield _control_film(evidence.control, control_row)
+
+
+def _imagination(checkpoint: Checkpoint) -> Film | None:
+    imagination = imagine(checkpoint) if "decoder" in checkpoint.heads else None
+    if imagination is None:
+        return None
+    return _film(imagination_film(imagination), "Imagined frames", imagination_words(imagination, checkpoint.model.action_block))
 
 
 def _control_film(control: Evidence, row: SuccessRow) -> Film:

@@ -82,7 +82,7 @@ def _sample(model: WorldModel, envs: GoalEnvBatch, policy: ScriptedPolicy) -> La
         if step in drawn:
             seen[step] = envs.observe()
         if step in wanted:
-            latents.append(encode(model, _stacked([seen[step + offset][is_running] for offset in offsets])))
+            latents.append(encode(model, stacked([seen[step + offset][is_running] for offset in offsets])))
             labels.append(envs.labels()[is_running])
             seen = {moment: observation for moment, observation in seen.items() if moment > step + offsets[0]}
         _, terminated = envs.step(policy.act(envs))
@@ -100,7 +100,7 @@ def encode(model: WorldModel, observation: Observation[np.ndarray]) -> np.ndarra
     return latents
 
 
-def _stacked(moments: Sequence[Observation[np.ndarray]]) -> Observation[np.ndarray]:
+def stacked(moments: Sequence[Observation[np.ndarray]]) -> Observation[np.ndarray]:
     """One observation [E, V, Y, X, 3] from those of several times, oldest first: the stack of the first camera comes first."""
     frames: Any = np.stack([moment.frames for moment in moments], axis=2)  # E cameras stack Y X 3
     return Observation(np.ascontiguousarray(frames.reshape(len(frames), -1, *frames.shape[3:])), moments[-1].proprioception)

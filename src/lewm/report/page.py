@@ -26,6 +26,7 @@ def render(evidence: Evidence, gallery: Gallery) -> str:
     main = (
         _films(evidence, gallery),
         sections.story(evidence),
+        *_imagination(gallery),
         sections.success(evidence),
         sections.training(evidence),
         comparison.collapse(evidence),
@@ -34,6 +35,15 @@ def render(evidence: Evidence, gallery: Gallery) -> str:
     )
     body = "\n".join((sections.header(evidence), "<main>", *main, "</main>", comparison.footer()))
     return markup.document(f"LeWorldModel: {evidence.run.name or evidence.run}", body)
+
+
+def _imagination(gallery: Gallery) -> list[str]:
+    """What the run's decoder draws; nothing where there is none."""
+    film = gallery.imagination
+    if film is None:
+        return []
+    shown = markup.film(film.gif, film.still, title=film.title, caption=film.caption, width=film.width, height=film.height)
+    return [markup.section("imagination", "Watch it imagine", shown)]
 
 
 def _films(evidence: Evidence, gallery: Gallery) -> str:

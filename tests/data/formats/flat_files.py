@@ -10,9 +10,13 @@ import numpy as np
 
 from lewm.data.clips import ClipSampler
 from lewm.data.episodes import EpisodeStore
+from lewm.data.formats.hdf5 import Hdf5Format
 from lewm.data.formats.store import ForeignStore
+from lewm.data.layout import DatasetMeta
 from lewm.data.writing import EpisodeWriter
-from lewm.schema import Episode
+from lewm.schema import Episode, Observation
+
+FIXTURES = Path(__file__).parent / "fixtures"
 
 
 def assert_same_episode(found: Episode, expected: Episode) -> None:
@@ -42,3 +46,25 @@ def assert_same_clips(store: ForeignStore, native: EpisodeStore) -> None:
             np.testing.assert_array_equal(getattr(clips[0], name), getattr(clips[1], name))
         np.testing.assert_array_equal(clips[0].observations.frames, clips[1].observations.frames)
         np.testing.assert_array_equal(clips[0].observations.proprioception, clips[1].observations.proprioception)
+
+
+def rich_episode(number: int, num_env_steps: int = 6) -> Episode:
+    """With everything that an episode can have: two cameras of 4 x 5 px, proprioception, labels, rewards, provenance."""
+    generator = np.random.default_rng(number)
+    rows = num_env_steps + 1
+    return Episode(
+        observations=Observation(generator.integers(0, 256, (rows, 2, 4, 5, 3), dtype=np.uint8), generator.random((rows, 2)).astype(np.float32)),
+        actions=generator.uniform(-2, 3, (num_env_steps, 1)).astype(np.float32),
+        labels=generator.random((rows, 1)).astype(np.float32),
+        rewards=generator.random(num_env_steps).astype(np.float32),
+        terminated=number % 2 == 1,
+        provenance={"task": f"number {number}"},
+    )
+
+
+def write_hdf5(path: Path, meta: DatasetMeta, episodes: list[Episode], *, resume: bool = False) -> ForeignStore:
+    """Episodes as a flat HDF5 file, opened."""
+    with Hdf5Format.create(path, meta, resume=resume) as sink:
+        for episode in episodes:
+            sink.append(episode)
+    return Hdf5Format.open(path)

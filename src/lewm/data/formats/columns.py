@@ -12,7 +12,8 @@ from lewm.data.formats.base import observed_action_spec, padded
 from lewm.errors import ConfigError, DataError
 from lewm.schema import ActionSpec
 
-BLOCK_ROWS = 2**16
+BLOCK_ROWS = 2**13
+"""Read at once: for columns in chunks of one row, HDF5 needs kilobytes for every chunk that it reads in one go."""
 MISSING_ACTIONS = ("refuse", "zero")
 
 

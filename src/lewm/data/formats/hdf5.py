@@ -32,6 +32,7 @@ from lewm.schema import ActionSpec, ObservationSpec
 logger = logging.getLogger(__name__)
 PIXELS = re.compile(r"pixels(?:[._](.+))?")
 DEFAULT_CAMERA = "top"
+PROPRIOCEPTION = re.compile(r"proprio([._].+)?")
 EPISODE_COLUMNS = ("ep_len", "ep_offset")
 NUMBER_COLUMNS = ("episode_idx", "ep_idx")
 NO_LABELS = re.compile(r"pixels.*|goal.*|variation.*|ep_.*|.*_idx|id|action|reward|terminated|truncated|render_time|policy|seed")
@@ -198,8 +199,8 @@ class Hdf5Format(Format):
     ) -> ForeignStore:
         """The file at ``path``.
 
-        ``frames``, ``proprioception`` and ``labels`` name columns, with commas between; by default ``pixels`` and ``pixels.NAME``, ``proprio``, and
-        all other columns of numbers. ``rewards`` stand in the row that a transition leads to (``arrival``, stable-worldmodel's way) or starts from
+        ``frames``, ``proprioception`` and ``labels`` name columns, with commas between; by default ``pixels*``, ``proprio*``, and all other
+        columns of numbers. ``rewards`` stand in the row that a transition leads to (``arrival``, stable-worldmodel's way) or starts from
         (``departure``). ``num_choices`` reads actions as choices. ``missing_actions``: ``refuse`` NaN inside an episode or read it as ``zero``.
         """
         chosen = {"frames": listed(frames), "proprioception": listed(proprioception), "labels": listed(labels)}
@@ -218,7 +219,7 @@ def _chosen_roles(file: h5py.File, frames: tuple[str, ...] | None, proprioceptio
         if chosen not in names:
             raise ConfigError(f"{file.filename!r} has no column {chosen!r}.{did_you_mean(chosen, names)}")
     cameras = _cameras(names, frames, file.filename)
-    body = tuple(name for name in names if name == "proprio") if proprioception is None else proprioception
+    body = tuple(name for name in names if PROPRIOCEPTION.fullmatch(name)) if proprioception is None else proprioception
     if labels is None:
         used = {*cameras.values(), *body}
         labels = tuple(name for name in names if not NO_LABELS.fullmatch(name) and name not in used and _is_narrow(file, name))

@@ -68,11 +68,11 @@ class Hdf5File:
 def open_for_reading(path: Path) -> h5py.File:
     """A file as it is, or, where a recorder that was killed left it marked as being written, as a recorder's readers see it."""
     try:
-        return h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES)
+        return h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES, locking="best-effort")
     except OSError as error:
         if "already open for" not in str(error):
             raise
-        return h5py.File(path, "r", swmr=True, rdcc_nbytes=CHUNK_CACHE_BYTES)
+        return h5py.File(path, "r", swmr=True, rdcc_nbytes=CHUNK_CACHE_BYTES, locking="best-effort")
 
 
 def dataset_at(group: h5py.Group, name: str) -> h5py.Dataset:

@@ -32,7 +32,7 @@ PART_BYTES = 64 * 2**20
 PARTS_SUFFIX = ".parts"
 ROWS_PER_CHUNK = 1000
 """Of the small columns; frames have one row per chunk, so that reading one decodes one."""
-COPY_ROWS = 2**16
+COPY_ROWS = 2**13
 MEMORY_BLOCK_BYTES = 2**22
 SPARE_BYTES = 2**24
 NAN = np.float32("nan")
