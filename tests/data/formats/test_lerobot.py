@@ -211,6 +211,8 @@ def _outcome_of(path: Path) -> str | None:
         (DATA, with_column("frame_index", [0, 1, 2, 4, 3, 0, 1, 2, 3, 4, 5]), "episode 0 are not in the order of their frames"),
         (DATA, with_column("action", [[1.0]] * 5 + [[1.0, 2.0]] * 6), "lists of different lengths"),
         (DATA, with_column("action", ["left"] * 11), "numbers are needed"),
+        (DATA, with_column("action", [[1.0, 2.0, 3.0]] * 11), "has actions of 2 numbers, other files of 3"),
+        (DATA, with_column("action", list(range(11))), "has actions of different types in its files|has actions of 2 numbers, other files of 1"),
     ],
 )
 def test_tables_that_contradict_each_other_are_refused_at_opening(

@@ -243,6 +243,24 @@ def test_a_full_disk_is_reported_in_one_sentence(tmp_path: Path) -> None:
         write_too_much()
 
 
+def test_after_a_full_disk_nothing_more_is_taken_and_what_was_finished_stays(tmp_path: Path, small_groups: None) -> None:
+    write(tmp_path / "d", range(2))
+    noise = np.random.default_rng(0).integers(0, 256, (10, 2, 32, 48, 3), dtype=np.uint8)
+    episode = dataclasses.replace(new_episode(0), observations=dataclasses.replace(new_episode(0).observations, frames=noise))
+    sink = LeRobotFormat.create(tmp_path / "d", META, resume=True)
+
+    def fill_a_group() -> None:
+        for _ in range(2):
+            sink.append(episode)
+
+    with files_of_at_most(5_000), pytest.raises(DataError, match="no space left to write"):
+        fill_a_group()
+    with pytest.raises(DataError, match="has failed before; close it, and go on with --resume"):
+        sink.append(episode)
+    sink.close()
+    assert len(LeRobotFormat.open(tmp_path / "d")) == 2
+
+
 @contextlib.contextmanager
 def files_of_at_most(num_bytes: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -199,6 +199,7 @@ def _meta(layout: Layout, cameras: list[Camera], features: dict[str, str], rows:
         policy=own.policy if own else {},
         collection=own.collection if own else {},
         provenance={
+            **(own.provenance if own else {}),
             "source": str(layout.root),
             "format": "lerobot",
             "fps": layout.fps,

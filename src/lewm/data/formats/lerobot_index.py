@@ -146,6 +146,8 @@ def find_rows(layout: Layout, table: EpisodeTable, *, missing_actions: str) -> R
                 terminated[episode] = bool((columns[DONE][part].astype(bool) & ~columns[TRUNCATED][part].astype(bool)).any())
             if ACTION in columns and part.stop - part.start > 1:
                 own = _checked(columns[ACTION][part][:-1], f"{str(file)!r}, episode {table.number[episode]}", missing_actions)
+                if len(low) not in (0, own.shape[1]):
+                    raise DataError(f"{str(file)!r} has actions of {own.shape[1]} numbers, other files of {len(low)}; restore it")
                 low = np.minimum(low, own.min(0)) if len(low) else own.min(0)
                 high = np.maximum(high, own.max(0)) if len(high) else own.max(0)
     if len(kinds) > 1:

@@ -97,7 +97,8 @@ class LeRobotSink:
     def append(self, episode: Episode) -> int:
         """Add an episode and return its number; ``DataError`` if it is not of the dataset's kind or the disk is full."""
         check_episode(self.meta, episode)
-        assert not self._is_broken  # an error has left the with block
+        if self._is_broken:
+            raise DataError(f"writing {str(self.path)!r} has failed before; close it, and go on with --resume")
         self._is_broken = True
         group = self._group = self._group or _Group(self.path, self.meta, self._num_groups, self._fps)
         task = episode.provenance.get("task")
@@ -111,9 +112,11 @@ class LeRobotSink:
         return number
 
     def close(self) -> None:
-        """Write the last group, however small, and let the next writer in."""
+        """Write the last group, however small, unless writing it has failed before, and let the next writer in."""
         try:
-            if self._group is not None:
+            if self._group is not None and self._is_broken:
+                self._group.abandon()
+            elif self._group is not None:
                 self._finish_group()
         finally:
             self._lock.release()
