@@ -24,6 +24,7 @@ def test_the_report_of_a_run_with_a_decoder_shows_what_it_imagines_with_its_psnr
     assert '<section id="imagination"' in text
     assert "Right: drawn from what the model imagined from the first frame" in text
     assert "model steps; the first frame as a copy:" in text
+    assert "of another run, kept as it was; the decoder was trained beside it" in text
 
 
 def test_the_report_of_a_run_without_a_decoder_has_no_such_part(finished_demo: Path) -> None:
