@@ -97,8 +97,24 @@ def success(evidence: Evidence) -> str:
     return markup.section("success", "Does it reach its goals?", figure, markup.table(caption, headers, cells), _compare_control(evidence))
 
 
+def _heads(evidence: Evidence) -> dict[str, Any]:
+    """Where the networks on frozen latents came from, by name."""
+    found: dict[str, Any] = {} if evidence.description is None else evidence.description["provenance"].get("heads", {})
+    return found
+
+
+def _head_words(evidence: Evidence) -> list[str]:
+    return [
+        f"The world model is checkpoint <code>{markup.escape(origin['base_checkpoint_sha256'][:12])}</code> of another run, kept as it was; "
+        f"the {markup.escape(name)} was trained beside it in {origin['train_seconds']:.0f} s."
+        for name, origin in _heads(evidence).items()
+    ]
+
+
 def training(evidence: Evidence) -> str:
     """The loss over the steps."""
+    if not evidence.losses and _heads(evidence):
+        return markup.section("training", "How it learned", *map(markup.paragraph, _head_words(evidence)))
     if not evidence.losses:
         return markup.section(
             "training",
