@@ -3,8 +3,8 @@
 Axes: R row, T token or model step, B batch, D latent, W width, A action block, M direction, Y X image, h head, d head width.
 
 Weights go by their official names (encoder names of transformers 5), in any floating type. None of lewm's networks is used, so that lewm's own model
-can be tested and timed against this. There is no dropout. With ``is_training`` BatchNorm takes the statistics of all rows together and moves the running
-ones, in place, as torch's own module does.
+can be tested and timed against this. There is no dropout. With ``is_training`` BatchNorm takes the statistics of all rows together and moves the
+running ones, in place, as torch's own module does.
 """
 
 from collections.abc import Mapping
