@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from golden_recipe import GOLDEN, SHAPES, recipe
 from lewm.checkpoint import load_checkpoint, save_checkpoint
 from lewm.commands.convert_weights import convert_weights
 from lewm.data.collect import collect
@@ -227,9 +229,24 @@ def test_whole_numbers_are_no_weights(model: WorldModel, tmp_path: Path, out: Pa
 def test_the_published_shapes_are_read_as_the_paper_preset():
     from lewm.config_files import load_preset
 
-    shapes = json.loads((Path(__file__).parent / "golden" / "official_state_dict.json").read_text())
-    layout = read_layout({name: tuple(shape) for name, shape in shapes.items()})
+    layout = read_layout({name: tuple(shape) for name, shape in SHAPES.items()})
     assert (layout.config, layout.side_px, layout.block_dimension) == (load_preset("paper"), 224, 10)
+
+
+def test_the_golden_fixture_comes_out_of_a_converted_file_of_the_published_layout(tmp_path: Path, out: Path):
+    """Saved under transformers 4's names, as the released files may be, converted, loaded, and compared with what the official code computed."""
+    state = {name: torch.tensor(0) if "num_batches" in name else torch.from_numpy(recipe(name, shape)) for name, shape in SHAPES.items()}
+    torch.save(with_transformers_4_names(state), tmp_path / "weights.pt")
+    model = load_checkpoint(convert(tmp_path / "weights.pt", out, "--action-mean", "0", "0", "--action-std", "1", "1")).model.double()
+    fixture = np.load(GOLDEN / "lewm_golden.npz")
+    frames = torch.from_numpy(np.random.default_rng(7).integers(0, 256, (2, 4, 224, 224, 3), np.uint8))
+    blocks = torch.from_numpy(np.random.default_rng(8).standard_normal((2, 4, 10)).astype(np.float32))
+    with torch.no_grad():
+        latents = model.encode(Observation(frames[:, :, None]))
+        predicted = model.predict(latents[:, :3], blocks[:, :3])
+    # The fixture is float32: float64 arithmetic of the same weights differs from it by about 3e-6 of the largest value.
+    for got, expected in ((latents, fixture["emb"]), (predicted, fixture["pred"])):
+        assert np.abs(got.numpy() - expected).max() < 1e-5 * np.abs(expected).max()
 
 
 def test_a_repository_of_the_hub_is_read_from_its_cache_without_a_network(model: WorldModel, tmp_path: Path):

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from recipe import GOLDEN, SHAPES, fill
 
+from golden_recipe import GOLDEN, SHAPES, fill
 from lewm.config_files import load_preset
 from lewm.models.official import official_names
 from lewm.models.world_model import WorldModel

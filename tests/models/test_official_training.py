@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from recipe import fill
 
+from golden_recipe import fill
 from lewm.bench.official_reference import official_latents, official_loss, official_predictions
 from lewm.config import Config
 from lewm.config_files import from_dict, load_preset

@@ -174,3 +174,12 @@ def test_runs_are_compared_on_pairs_with_the_same_states_only(evidence: Evidence
         pair["start_state"] = pair["goal_state"]
     elsewhere = Evidence(**{**vars(evidence.control), "results": {"success": [result]}})
     assert len(outcomes_on_shared_pairs(evidence, elsewhere, 25, "cross-room")[0]) == 0
+
+
+def test_results_on_rows_of_a_dataset_are_not_shown_as_goals_never_trained_on(copied_run: Path) -> None:
+    file = copied_run / "results" / "success-25.json"
+    result = json.loads(file.read_text())
+    file.write_text(json.dumps(result | {"protocol": result["protocol"] | {"name": "official"}}))
+    found = read_evidence(copied_run)
+    assert [row.distance for row in found.success_rows()] == [50, 50]
+    assert "results/success-25.json is not shown: the pairs of protocol &#x27;official&#x27; are rows of a dataset" in render(found, Gallery())

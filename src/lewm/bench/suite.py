@@ -48,6 +48,7 @@ _ENTRIES = {
         needs=("h5py", "hdf5plugin"),
     ),
     "train": Entry(target="lewm.bench.train:measure", summary="optimiser steps of the laptop preset against a straight-line loop"),
+    "paper": Entry(target="lewm.bench.paper:measure", summary="optimiser steps of the paper preset against the official model written plainly"),
     "plan": Entry(target="lewm.bench.plan:measure", summary="plans of the laptop preset against a straight rollout"),
 }
 BENCHES = Table("bench", _ENTRIES)

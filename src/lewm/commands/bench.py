@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BenchArguments:
-    """Measure speed against a plain reference in the same run: sigreg, render, clips, train, plan, or all of them."""
+    """Measure speed against a plain reference in the same run: sigreg, render, clips, train, paper, plan, or all of them."""
 
     name: tyro.conf.Positional[str | None] = None
     """Only this one; default: all, in a few minutes."""

@@ -11,7 +11,7 @@ import tyro
 
 from lewm.commands.parsing import check_result_file, command_line, parse, parse_distances, parse_options, refresh_card, say, show, write_result
 from lewm.config import PlannerConfig
-from lewm.config_files import from_dict
+from lewm.config_files import from_dict, load_preset
 from lewm.errors import ConfigError, LewmError
 from lewm.registry import EVALUATIONS, POLICIES
 
@@ -26,12 +26,12 @@ class SuccessArguments:
     """Which world; default: the one that the training data came from."""
     env_option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """KEY=VALUE for the world, repeatable: changes the options that the training data was collected with."""
-    protocol: Literal["heldout"] = "heldout"
-    """How start/goal pairs are made and judged."""
+    protocol: Literal["heldout", "official", "clear-moderate", "clear-strict"] = "heldout"
+    """How start/goal pairs are made and judged. All but heldout take them from rows of --data, which may be the training set."""
     distances: str = "25"
     """Env steps between start and goal, with commas between: 25,50,100. The budget is twice that."""
-    episodes: int = 100
-    """Start/goal pairs per distance and stratum."""
+    episodes: int | None = None
+    """Start/goal pairs per distance and stratum; default: 100, with --protocol official 50."""
     strata: str | None = None
     """Kinds of pair, the headline first, with commas between; default: all of the world's."""
     data_policy: str | None = None
@@ -40,18 +40,19 @@ class SuccessArguments:
     """Set the velocities of starts and goals to zero."""
     stitched: bool = False
     """Take start and goal from different episodes, in mazes: distances are then the most env steps that the shortest way takes."""
-    seed: int = 0
-    """Seed of the pairs."""
+    seed: int | None = None
+    """Seed of the pairs; default: 0, with --protocol official 42."""
     policy_option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """KEY=VALUE for a scripted policy, repeatable."""
     data: Path | None = None
-    """Training set: needed only where goals are compared by labels (--planner.goal), which a probe fitted on it reads off the latents."""
+    """Training set: needed where goals are compared by labels (--planner.goal), which a probe fitted on it reads off the latents, and by the
+    protocols whose pairs are its rows."""
     device: Literal["cpu", "cuda", "mps"] = "cpu"
     """Where to plan."""
     json: Path | None = None
     """Also write the result to this file (`lewm verify` checks it)."""
     planner: PlannerConfig = field(default_factory=PlannerConfig)
-    """The search; defaults are the run's own."""
+    """The search; defaults are the run's own, with --protocol official LeWorldModel's."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,8 @@ class VerifyArguments:
 
     result: tyro.conf.Positional[Path]
     """File written by `lewm eval success --json`."""
+    data: Path | None = None
+    """Dataset that the pairs are rows of, where they are: checks that they are the rows which the seed draws."""
     json: Path | None = None
     """Also write what was checked to this file."""
 
@@ -171,7 +174,7 @@ def verify(words: Sequence[str]) -> None:
     arguments = parse(VerifyArguments, "verify", words)
     from lewm.evaluation.verify import verify_result
 
-    outcome = verify_result(arguments.result)
+    outcome = verify_result(arguments.result, arguments.data)
     show(f"verified: {arguments.result}: {outcome['summary']}\nnot verifiable: {', '.join(outcome['unverified'])}")
     write_result(arguments.json, outcome)
 
@@ -190,13 +193,15 @@ def _success(words: Sequence[str]) -> None:
     arguments = parse(SuccessArguments, "eval success", words[1:], default=SuccessArguments(run=tyro.MISSING, planner=_planner_of(words)))
     distances = parse_distances(arguments.distances)
     check_result_file(arguments.json)
+    from lewm.evaluation.dataset_protocols import DEFAULT_PAIRS, DEFAULT_SEEDS
     from lewm.evaluation.success import success_table
 
+    num_pairs = DEFAULT_PAIRS.get(arguments.protocol, 100) if arguments.episodes is None else arguments.episodes
     settings: dict[str, Any] = {
         "env_options": parse_options(arguments.env_option, "--env-option"),
         "protocol": arguments.protocol,
         "distances": distances,
-        "seed": arguments.seed,
+        "seed": DEFAULT_SEEDS.get(arguments.protocol, 0) if arguments.seed is None else arguments.seed,
         "data_policy": arguments.data_policy,
         "is_rest_start": arguments.rest_start,
         "is_stitched": arguments.stitched,
@@ -204,12 +209,12 @@ def _success(words: Sequence[str]) -> None:
         "command": command_line("eval", words),
         "progress": say,
     }
-    result = _scripted_result(arguments, words, settings) if _is_scripted(arguments) else _run_result(arguments, settings)
+    result = _scripted_result(arguments, words, settings, num_pairs) if _is_scripted(arguments) else _run_result(arguments, settings, num_pairs)
     show(success_table(result))
     _write_to_run(arguments.json, result, arguments.run)
 
 
-def _run_result(arguments: SuccessArguments, settings: dict[str, Any]) -> dict[str, Any]:
+def _run_result(arguments: SuccessArguments, settings: dict[str, Any], num_pairs: int) -> dict[str, Any]:
     from lewm.evaluation.workflow import evaluate as run_evaluation
 
     if arguments.policy_option:
@@ -217,7 +222,7 @@ def _run_result(arguments: SuccessArguments, settings: dict[str, Any]) -> dict[s
     return run_evaluation(
         arguments.run,
         env=arguments.env,
-        episodes=arguments.episodes,
+        episodes=num_pairs,
         planner=arguments.planner,
         data=arguments.data,
         device=arguments.device,
@@ -225,17 +230,18 @@ def _run_result(arguments: SuccessArguments, settings: dict[str, Any]) -> dict[s
     )
 
 
-def _scripted_result(arguments: SuccessArguments, words: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:
+def _scripted_result(arguments: SuccessArguments, words: Sequence[str], settings: dict[str, Any], num_pairs: int) -> dict[str, Any]:
     from lewm.evaluation.success import evaluate_scripted
 
     name = str(arguments.run)
     if arguments.env is None:
         raise ConfigError(f"{name!r} is a scripted policy: say in which world with --env, for example --env two-room")
-    unused = [word for word in words if word.startswith(("--planner.", "--data=", "--device")) or word == "--data"]
+    flags = ("--planner.", "--device") if arguments.protocol != "heldout" else ("--planner.", "--device", "--data=")
+    unused = [word for word in words if word.startswith(flags) or (word == "--data" and "--data=" in flags)]
     if unused:
         raise ConfigError(f"{unused[0]} is for runs, and {name!r} is a scripted policy: it has --policy-option KEY=VALUE")
     options = parse_options(arguments.policy_option, "--policy-option")
-    return evaluate_scripted(name, policy_options=options, env=arguments.env, num_pairs=arguments.episodes, **settings)
+    return evaluate_scripted(name, policy_options=options, env=arguments.env, data=arguments.data, num_pairs=num_pairs, **settings)
 
 
 def _is_scripted(arguments: SuccessArguments) -> bool:
@@ -294,6 +300,8 @@ def _planner_of(words: Sequence[str]) -> PlannerConfig:
     """The planner settings of the run among the words: what the flags change."""
     if "--help" in words or "-h" in words:
         return PlannerConfig()
+    if "--protocol=official" in words or ("--protocol", "official") in itertools.pairwise(words):
+        return load_preset("paper").planner
     from lewm.checkpoint import find_checkpoint, read_description
 
     for before, word in itertools.pairwise(words):

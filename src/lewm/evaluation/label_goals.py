@@ -57,7 +57,7 @@ def compare_goals(
     """
     if data is not None and not Path(data).is_dir():
         raise DataError(f"there is no dataset at {str(data)!r}; goals that are compared by labels need the training set")
-    if _kind(planner, env) == "latent":
+    if kind_of_comparison(planner, env) == "latent":
         if data is not None:
             logger.warning("dataset %s is not used: goals are compared by whole latents (--planner.goal labels would use it)", data)
         return GoalComparison(kind="latent")
@@ -157,7 +157,7 @@ def is_same_env(one: str | None, other: str | None) -> bool:
     return not one or not other or one == other or canonical_name(one) == canonical_name(other)
 
 
-def _kind(planner: PlannerConfig, env: str | None) -> Literal["latent", "labels"]:
+def kind_of_comparison(planner: PlannerConfig, env: str | None) -> Literal["latent", "labels"]:
     """What is compared: as the settings say or, by default, as the world says."""
     if planner.goal != "default":
         return planner.goal

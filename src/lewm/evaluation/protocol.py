@@ -4,7 +4,8 @@ Axes: N env step, E episode, s label.
 
 Protocol ``heldout``: episodes that no training set contains (their seeds live in a namespace of their own), up to 300 env steps long, recorded with
 the world's data policy; one pair per episode and distance D, start at env step t and goal at t + D, within the episode and never solved at the start.
-Stitched pairs take the goal from another episode instead, and D is how many env steps the shortest way takes at most.
+Stitched pairs take the goal from another episode instead, and D is how many env steps the shortest way takes at most. The other protocols take their
+pairs from a dataset: ``dataset_pairs.py``.
 Which pair an episode gives depends on (seed, episode index, D) and the strata asked for, so asking for fewer pairs gives a prefix of the same list.
 """
 
@@ -29,7 +30,8 @@ from lewm.run_directory import write_json
 from lewm.seeds import episode_seed
 
 FORMAT = 1
-PROTOCOLS = {"heldout": 1}
+HELDOUT = "heldout"
+PROTOCOLS = {HELDOUT: 1, "official": 1, "clear-moderate": 1, "clear-strict": 1}
 """Versions of the protocols: raised whenever the same seed would give other pairs."""
 SEED_NAMESPACE = "evaluation"
 EPISODE_ENV_STEPS = 300
@@ -38,7 +40,7 @@ MIN_EPISODES = 100
 MAX_EPISODES_PER_PAIR = 40
 MAX_EPISODES_WITHOUT_PAIR = 1024
 """After that many without a single pair of some kind, the others are not waited for."""
-DEFAULTS = {"is_rest_start": False, "is_stitched": False, "action_repeat": 1}
+DEFAULTS = {"is_rest_start": False, "is_stitched": False, "action_repeat": 1, "dataset": None}
 """Fields that a manifest's file leaves out at these values: the hashes of manifests are older than the fields."""
 
 
@@ -57,10 +59,12 @@ class Pair:
     start_state: bytes
     goal_state: bytes
     goal_episode_seed: int | None = None
-    """Stitched: the seed of the goal's episode. A manifest's file leaves this and the next two out where they are None."""
+    """Stitched: the seed of the goal's episode. A manifest's file leaves this and what follows out where they are None."""
     goal_env_step: int | None = None
     shortest_env_steps: float | None = None
     """Stitched: env steps of the shortest way at full speed."""
+    is_solved_at_start: bool | None = None
+    """Whether nothing needs to be done, in protocols that allow it."""
 
     @property
     def ends(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -106,6 +110,8 @@ class Manifest:
     """Whether start and goal of every pair come from different episodes."""
     action_repeat: int = 1
     """Control steps of the simulator per env step."""
+    dataset: dict[str, Any] | None = None
+    """What the pairs are rows of, where they are not of episodes of their own: hash, and all that its episodes follow from."""
 
     @property
     def source(self) -> EpisodeSource:
@@ -118,7 +124,8 @@ class Manifest:
 
     def policy_seed(self, pair: Pair) -> int:
         """The seed of whichever policy tries this pair."""
-        return episode_seed(f"{self.seed_namespace} policy {pair.distance_env_steps}", self.seed, pair.episode_index)
+        place = "" if self.dataset is None else f" {pair.start_env_step}"  # of a dataset's episode there may be several pairs
+        return episode_seed(f"{self.seed_namespace} policy {pair.distance_env_steps}{place}", self.seed, pair.episode_index)
 
     @property
     def sha256(self) -> str:
@@ -176,7 +183,7 @@ def make_manifest(
     distances: Sequence[int],
     num_pairs: int,
     seed: int,
-    protocol: str = "heldout",
+    protocol: str = HELDOUT,
     data_policy: str | None = None,
     is_rest_start: bool = False,
     is_stitched: bool = False,
@@ -191,6 +198,8 @@ def make_manifest(
     """
     if protocol not in PROTOCOLS:
         raise ConfigError(f"unknown protocol {protocol!r}.{did_you_mean(protocol, PROTOCOLS)}")
+    if protocol != HELDOUT:
+        raise ConfigError(f"protocol {protocol!r} takes its pairs from a dataset: lewm.evaluation.dataset_pairs.make_dataset_manifest makes them")
     _check_request(distances, num_pairs)
     env_class: type[GoalEnv] = ENVS.load(env)
     empty = Manifest(

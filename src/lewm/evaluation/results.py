@@ -24,7 +24,7 @@ from lewm.schema import ActionSpec
 FORMAT = 1
 UNVERIFIED = ("checkpoint_sha256", "dataset_sha256", "num_training_episodes", "planner", "plan_ms", "versions", "command")
 """Fields that do not follow from the episodes: taken on trust."""
-PREDICATE_OPTIONS = ("success", "tolerance_scale", "is_wrapped", "goal_labels", "goal_tolerance", "success_radius_px")
+PREDICATE_OPTIONS = ("success", "tolerance_scale", "is_wrapped", "goal_labels", "goal_tolerance", "success_radius_px", "collision")
 """Options of worlds that decide what counts as success: a table names those that were given."""
 HEADLINE = ("n", "success", "random", "strongest_floor", "paired_difference")
 """Fields of the first distance's headline stratum that are repeated at the top."""
@@ -102,6 +102,7 @@ def settings_words(settings: Mapping[str, Any]) -> str:
     options = unusual.get("env_options", {})
     words += [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()]
     words += [f"pairs of policy {unusual['data_policy']}"] if "data_policy" in unusual else []
+    words += [f"pairs from dataset {str(unusual['dataset']['sha256'])[:12]}"] if "dataset" in unusual else []
     return "".join(f", {word}" for word in words)
 
 
@@ -160,6 +161,7 @@ def _statistics(pairs: Sequence[Pair], outcomes: Mapping[str, Outcome], referenc
     ceiling = None if references.ceiling is None else _estimate(_solved(pairs, references.ceiling))
     return {
         "n": len(pairs),
+        **_solved_at_start(pairs),
         "budget_env_steps": pairs[0].budget_env_steps,
         "success": _estimate(solved),
         **{name: _estimate(floor) for name, floor in floors.items()},
@@ -168,6 +170,12 @@ def _statistics(pairs: Sequence[Pair], outcomes: Mapping[str, Outcome], referenc
         "paired_difference": paired_difference(solved, floors[strongest]),
         "steps_to_success": _steps_to_success([hit for pair in pairs if (hit := outcomes[pair.id].first_hit) is not None]),
     }
+
+
+def _solved_at_start(pairs: Sequence[Pair]) -> dict[str, int]:
+    """How many starts a policy that does nothing has solved already, in protocols that allow it."""
+    known = [pair.is_solved_at_start for pair in pairs if pair.is_solved_at_start is not None]
+    return {"num_solved_at_start": sum(known)} if known else {}
 
 
 def _estimate(solved: np.ndarray) -> Estimate:

@@ -8,7 +8,7 @@ Axes: N env step, E episode, s label.
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ class EpisodeSource:
     data_policy: str
     max_env_steps: int
     """An episode is over sooner where its world terminates it or has a time limit of its own."""
+    policy_options: dict[str, Any] = field(default_factory=dict)
 
 
 def strata_of_pairs(source: EpisodeSource, seeds: Sequence[int], distances: Sequence[int]) -> dict[int, np.ndarray]:
@@ -61,7 +62,7 @@ def states_at(source: EpisodeSource, wanted: Mapping[int, set[int]], *, is_at_re
 
 
 def _start(source: EpisodeSource, envs: GoalEnvBatch, seeds: Sequence[int]) -> ScriptedPolicy:
-    policy = scripted_policy(source.env, source.data_policy)
+    policy = scripted_policy(source.env, source.data_policy, **source.policy_options)
     envs.reset(seeds)
     policy.reset(envs, seeds, source.max_env_steps)
     return policy

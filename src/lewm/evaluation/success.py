@@ -1,12 +1,15 @@
 """``lewm eval success``: how often a policy reaches goals that it never trained on, beside what blind policies achieve."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lewm.evaluation.dataset_pairs import make_pairs
+from lewm.evaluation.dataset_protocols import protocol_options
 from lewm.evaluation.outcomes import Outcome, PlanTimes, run_policy, scripted_policy
-from lewm.evaluation.protocol import Manifest, check_disjoint, make_manifest
+from lewm.evaluation.protocol import Manifest, check_disjoint
 from lewm.evaluation.results import assemble, run_references, run_scripted_on, settings_words
 from lewm.versions import versions
 
@@ -30,6 +33,7 @@ def evaluate_success(
     is_rest_start: bool = False,
     is_stitched: bool = False,
     strata: Sequence[str] | None = None,
+    pair_data: Path | str | None = None,
     planner: dict[str, Any],
     checkpoint_sha256: str,
     dataset_sha256: str,
@@ -40,14 +44,16 @@ def evaluate_success(
 ) -> dict[str, Any]:
     """Make the pairs, let the policy try them, and return the result as JSON-ready values with floors, ceiling, intervals and hashes.
 
-    ``num_pairs`` per distance and stratum; the settings of the pairs are those of ``make_manifest``. ``training_episode_seeds`` proves that no pair
-    comes from a training episode (``DataError`` otherwise); None where the training set is not known. What the fields mean is in ``results.py``.
+    ``num_pairs`` per distance and stratum; the settings of the pairs are those of ``make_pairs``, with ``pair_data`` as the dataset. In protocol
+    ``heldout`` ``training_episode_seeds`` proves that no pair comes from a training episode (``DataError`` otherwise); None where the training set is
+    not known. What the fields mean is in ``results.py``.
     """
     if progress is not None:
         progress(f"making {num_pairs} pairs per distance and stratum")
-    manifest = make_manifest(
+    manifest = make_pairs(
         env,
         env_options,
+        data=pair_data,
         distances=distances,
         num_pairs=num_pairs,
         seed=seed,
@@ -57,7 +63,7 @@ def evaluate_success(
         is_stitched=is_stitched,
         strata=strata,
     )
-    if training_episode_seeds is not None:
+    if training_episode_seeds is not None and manifest.dataset is None:
         check_disjoint(manifest, training_episode_seeds)
     return evaluate(
         policy,
@@ -98,12 +104,14 @@ def evaluate_scripted(
     progress: Progress | None = None,
     **pairs: Any,
 ) -> dict[str, Any]:
-    """The result of a scripted policy, such as ``search``, on the pairs of ``make_manifest``, whose other arguments are ``pairs``.
+    """The result of a scripted policy, such as ``search``, on the pairs of ``make_pairs``, whose other arguments are ``pairs``.
 
     The policy sees the true state: the result has no checkpoint, and ``planner`` names the policy.
     """
     policy = scripted_policy(env, name, **(policy_options or {}))
-    manifest = make_manifest(env, env_options, **pairs)
+    if "protocol" in pairs:
+        env_options = env_options | protocol_options(pairs["protocol"], env, env_options)
+    manifest = make_pairs(env, env_options, **pairs)
     if progress is not None:
         progress(f"running policy {name} on {len(manifest.pairs)} pairs")
     outcomes = run_scripted_on(manifest, policy)
@@ -195,9 +203,26 @@ def success_table(result: dict[str, Any]) -> str:
     alone = "" if single is None else f"; alone p50 {single['p50']:.0f} ms, p95 {single['p95']:.0f} ms"
     if plan_ms["num_calls"]:
         lines.append(f"one plan, amortised over its batch: p50 {_number(plan_ms['p50'])} ms, p95 {_number(plan_ms['p95'])} ms{alone}")
+    lines += _dataset_lines(result)
     name = f"{protocol['name']} v{protocol['version']}"
     lines.append(f"{result['env']}, protocol {name}, manifest {protocol['manifest_sha256'][:12]}{settings_words(result['manifest'])}")
     return "\n".join(lines)
+
+
+def _dataset_lines(result: dict[str, Any]) -> list[str]:
+    """What a reader must know of pairs that come from a dataset."""
+    dataset = result["manifest"].get("dataset")
+    if dataset is None:
+        return []
+    trained_on = result["dataset_sha256"]
+    is_training_set = trained_on == dataset["sha256"]
+    lines = ["pairs from the training episodes: nothing here is held out"] if is_training_set else []
+    if trained_on and not is_training_set:
+        lines = ["pairs from another dataset than the run was trained on; whether it saw these episodes is not known"]
+    for distance, entry in result["by_distance"].items():
+        if "num_solved_at_start" in entry:
+            lines.append(f"D = {distance}: {entry['num_solved_at_start']} of {entry['n']} starts were solved already and count as pairs")
+    return lines
 
 
 def _plan_ms(times: PlanTimes, single: PlanTimes) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from lewm.errors import LewmError, VerificationError
 from lewm.evaluation.outcomes import Outcome, replay
 from lewm.evaluation.protocol import PROTOCOLS, Manifest, make_manifest
 from lewm.evaluation.results import FORMAT, UNVERIFIED, assemble, content_sha256, decode_actions, pair_batch, run_references
+from lewm.evaluation.verify_dataset import check_dataset_pairs
 from lewm.versions import other_simulators
 
 RELATIVE_TOLERANCE = 1e-9
@@ -44,9 +45,10 @@ _SETTINGS: dict[str, type] = {
 }
 
 
-def verify_result(source: Path | str | dict[str, Any]) -> dict[str, Any]:
+def verify_result(source: Path | str | dict[str, Any], data: Path | str | None = None) -> dict[str, Any]:
     """Recompute a result of ``lewm eval success``; what was checked and what cannot be, JSON-ready.
 
+    ``data`` is the dataset of a result whose pairs come from one: without it, which rows they are is taken on trust, and said to be.
     ``VerificationError`` naming the first field that does not follow, with the value in the file and the recomputed one.
     """
     result = json.loads(json.dumps(source)) if isinstance(source, dict) else _read(Path(source))
@@ -56,7 +58,7 @@ def verify_result(source: Path | str | dict[str, Any]) -> dict[str, Any]:
     missing = [name for name in UNVERIFIED if name not in result]
     if missing:
         raise VerificationError(f"{missing[0]} is missing from the result")
-    manifest = _verified_manifest(result)
+    manifest, on_trust = _verified_manifest(result, data)
     with _naming_simulators(result):
         outcomes = _replayed(result, manifest)
         rebuilt = assemble(manifest, outcomes, run_references(manifest), {name: result[name] for name in UNVERIFIED})
@@ -73,8 +75,8 @@ def verify_result(source: Path | str | dict[str, Any]) -> dict[str, Any]:
         "is_verified": True,
         "num_episodes": num_episodes,
         "manifest_sha256": manifest.sha256,
-        "checked": list(CHECKED),
-        "unverified": list(UNVERIFIED),
+        "checked": [*([] if on_trust else CHECKED[:1]), *CHECKED[1:]],
+        "unverified": [*UNVERIFIED, *on_trust],
         "summary": f"{num_episodes} episodes of {manifest.env} replayed; every outcome, floor, rate and interval follows from them",
     }
 
@@ -91,8 +93,8 @@ def _read(path: Path) -> dict[str, Any]:
     return result
 
 
-def _verified_manifest(result: dict[str, Any]) -> Manifest:
-    """The manifest in the result, once its hash is right and its pairs have been made again from its seed."""
+def _verified_manifest(result: dict[str, Any], data: Path | str | None) -> tuple[Manifest, tuple[str, ...]]:
+    """The manifest in the result, once its hash is right and its pairs have been made again from its seed; and what of it is taken on trust."""
     values, protocol = result.get("manifest"), result.get("protocol")
     if not isinstance(values, dict) or not isinstance(protocol, dict):
         raise VerificationError("manifest and protocol must both be JSON objects in a result")
@@ -104,6 +106,11 @@ def _verified_manifest(result: dict[str, Any]) -> Manifest:
         _refuse("manifest.pairs", f"{len(manifest.pairs)} pairs", f"{num_expected} pairs")
     if manifest.protocol in PROTOCOLS and manifest.protocol_version != PROTOCOLS[manifest.protocol]:
         _refuse("manifest.protocol_version", manifest.protocol_version, PROTOCOLS[manifest.protocol])
+    if manifest.dataset is not None:
+        with _naming_simulators(result):
+            again, on_trust = check_dataset_pairs(manifest, data)
+            _compare("manifest", values, again.to_dict())
+        return manifest, on_trust
     names = ("distances", "num_pairs", "seed", "protocol", "data_policy", "is_rest_start", "is_stitched", "strata")
     request: dict[str, Any] = {name: getattr(manifest, name) for name in names}
     try:
@@ -112,7 +119,7 @@ def _verified_manifest(result: dict[str, Any]) -> Manifest:
         raise VerificationError(f"manifest: its pairs cannot be made again: {error}") from error
     with _naming_simulators(result):
         _compare("manifest", values, again.to_dict())
-    return manifest
+    return manifest, ()
 
 
 def _read_manifest(values: dict[str, Any]) -> Manifest:
@@ -123,6 +130,8 @@ def _read_manifest(values: dict[str, Any]) -> Manifest:
     for name in ("is_rest_start", "is_stitched"):
         if type(values.get(name, False)) is not bool:
             raise VerificationError(f"manifest.{name} must be true or left out, got {_short(values[name])}")
+    if not isinstance(values.get("dataset", {}), dict):
+        raise VerificationError(f"manifest.dataset must be an object or left out, got {_short(values['dataset'])}")
     if not all(type(stratum) is str for stratum in values["strata"]):
         raise VerificationError(f"manifest.strata must be names, got {_short(values['strata'])}")
     if not all(type(distance) is int for distance in values["distances"]):

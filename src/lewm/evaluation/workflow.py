@@ -15,7 +15,9 @@ from lewm.checkpoint import Checkpoint, load_checkpoint
 from lewm.config import PlannerConfig
 from lewm.envs.base import make_batch
 from lewm.errors import ConfigError
-from lewm.evaluation.label_goals import compare_goals, matching_store
+from lewm.evaluation.dataset_protocols import protocol_options, protocol_planner
+from lewm.evaluation.label_goals import compare_goals, kind_of_comparison, matching_store
+from lewm.evaluation.protocol import HELDOUT
 from lewm.evaluation.reconstruction import reconstruction_table
 from lewm.evaluation.success import evaluate_success
 from lewm.evaluation.surprise import surprise_table
@@ -41,7 +43,7 @@ def evaluate(
     *,
     env: str | None = None,
     env_options: dict[str, Any] | None = None,
-    protocol: str = "heldout",
+    protocol: str = HELDOUT,
     distances: Sequence[int] = (25,),
     episodes: int = 100,
     seed: int = 0,
@@ -57,17 +59,20 @@ def evaluate(
 ) -> dict[str, Any]:
     """How often a run reaches goals that it never trained on: the result of ``lewm eval success``, JSON-ready.
 
-    ``episodes`` start/goal pairs per distance and stratum, made with the settings of ``make_manifest``. ``planner`` defaults to the run's own
-    settings, ``env`` to the world of its data, whose options ``env_options`` change. ``ConfigError`` for a world with other actions than the run's;
-    an env step of another length is allowed where ``env_options`` say so, and the result then records the trained one as
-    ``planner.trained_action_repeat``.
-    ``data`` (the training set) is needed where goals are compared by labels (``planner.goal``): a probe of them is fitted on it.
+    ``episodes`` start/goal pairs per distance and stratum, made with the settings of ``make_pairs``. ``planner`` defaults to the run's own settings
+    (protocol ``official``: to LeWorldModel's), ``env`` to the world of its data, whose options ``env_options`` and the protocol change.
+    ``ConfigError`` for a world with other actions than the run's; an env step of another length is allowed where ``env_options`` say so, and the
+    result then records the trained one as ``planner.trained_action_repeat``.
+    ``data`` (the training set) is needed where goals are compared by labels (``planner.goal``): a probe of them is fitted on it; and by every
+    protocol but ``heldout``, whose pairs are rows of it.
     """
     checkpoint = load_checkpoint(run, device)
-    planner = planner or checkpoint.config.planner
+    planner = planner or protocol_planner(protocol, checkpoint.config.planner)
     name, options = _world(checkpoint, env, env_options)
+    options |= protocol_options(protocol, name, env_options or {})
     repeat = _check_actions(checkpoint, name, options, env_options or {})
-    comparison = compare_goals(checkpoint, planner, name, options, data)
+    is_data_for_goals = protocol == HELDOUT or kind_of_comparison(planner, name) == "labels"
+    comparison = compare_goals(checkpoint, planner, name, options, data if is_data_for_goals else None)
     return evaluate_success(
         MPCPolicy(checkpoint.model, planner, comparison.readout),
         env=name,
@@ -80,6 +85,7 @@ def evaluate(
         is_rest_start=is_rest_start,
         is_stitched=is_stitched,
         strata=strata,
+        pair_data=data,
         planner=comparison.describe(planner) | repeat,
         checkpoint_sha256=checkpoint.sha256,
         dataset_sha256=str(checkpoint.provenance.get("dataset_sha256", "")),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lewm.errors import CheckpointError, ConfigError
+from lewm.evaluation.protocol import HELDOUT
 from lewm.run_directory import read_metrics
 
 CONTROL = "control"
@@ -146,6 +147,8 @@ def _read_results(run: Path, sha256: str | None) -> tuple[dict[str, list[dict[st
             problem = f"it is no evaluation result of format {RESULT_FORMAT}"
         elif result is not None and result.get("checkpoint_sha256") != sha256:
             problem = "it measures another checkpoint than the newest one; run the evaluation again"
+        elif result is not None and (protocol := result.get("protocol", {}).get("name", HELDOUT)) != HELDOUT:
+            problem = f"the pairs of protocol {protocol!r} are rows of a dataset, and this page is about goals that were never trained on"
         if problem is not None or result is None:
             notes.append(f"results/{path.name} is not shown: {problem}")
         else:

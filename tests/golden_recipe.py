@@ -12,7 +12,7 @@ import torch
 from lewm.models.official import official_names
 from lewm.models.world_model import WorldModel
 
-GOLDEN = Path(__file__).parent.parent / "golden"
+GOLDEN = Path(__file__).parent / "golden"
 SHAPES: dict[str, list[int]] = json.loads((GOLDEN / "official_state_dict.json").read_text())
 
 
