@@ -15,7 +15,7 @@ from lewm.cli import main
 from lewm.data.collect import collect
 from lewm.decoder_training import reconstruction_loss, train_decoder
 from lewm.errors import CheckpointError, ConfigError, DataError, TrainingError
-from lewm.head_config import DecoderConfig
+from lewm.head_config import HEAD_CONFIGS, DecoderConfig
 from lewm.models.heads import Head, build_head
 from lewm.run_directory import read_metrics
 from lewm.schema import Observation
@@ -131,6 +131,12 @@ def test_checkpoints_without_heads_are_as_they_always_were(base):
 def test_a_head_that_is_unknown_or_does_not_fit_is_refused(copied, change, message):
     rewrite(copied, change)
     with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(copied)
+
+
+def test_a_head_without_settings_of_its_own_is_refused(copied, monkeypatch):
+    monkeypatch.delitem(HEAD_CONFIGS, "decoder")
+    with pytest.raises(CheckpointError, match="head 'decoder' is registered without settings in HEAD_CONFIGS"):
         load_checkpoint(copied)
 
 

@@ -39,6 +39,8 @@ def build_heads(declared: Mapping[str, Any], model: WorldModel) -> dict[str, Hea
     heads = {}
     for name, values in declared.items():
         HEADS.entry(name)
+        if name not in HEAD_CONFIGS:
+            raise ConfigError(f"head {name!r} is registered without settings in HEAD_CONFIGS, so a checkpoint cannot hold it")
         if not isinstance(values, dict):
             raise ConfigError(f"the settings of head {name!r} must be a table, got {values!r}")
         heads[name] = build_head(name, settings_from_dict(HEAD_CONFIGS[name](), values, f"heads.{name}"), model)
