@@ -126,11 +126,16 @@ def test_without_action_statistics_it_says_how_to_give_them(folder: Path, out: P
 
 
 def test_a_checkpoint_says_what_it_came_from(folder: Path, out: Path):
-    checkpoint = load_checkpoint(convert(folder, out, *STATISTICS, "--env", "two-room", "--env-option", f"size_px={SIDE_PX}"))
+    checkpoint = load_checkpoint(convert(folder, out, *STATISTICS, "--env", "two-room"))
     assert checkpoint.env == {"name": "two-room", "version": 1, "options": {"size_px": SIDE_PX}}
     assert set(checkpoint.provenance["source_sha256"]) == {"config.json", "weights.pt"}
     assert all(len(sha256) == 64 for sha256 in checkpoint.provenance["source_sha256"].values())
     assert checkpoint.provenance["source"] == str(folder)
+
+
+def test_a_world_of_another_frame_size_is_refused(folder: Path, out: Path):
+    with pytest.raises(ConfigError, match="the model sees frames of 28 px and env 'two-room' has size_px 64: give --env-option size_px=28"):
+        convert(folder, out, *STATISTICS, "--env", "two-room", "--env-option", "size_px=64")
 
 
 def test_pixel_statistics_can_be_others_than_imagenets(folder: Path, out: Path):

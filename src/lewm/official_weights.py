@@ -118,6 +118,7 @@ def import_official(
     found = find_source(source, revision)
     tensors, style = official_tensors(read_tensors(found.weights), found.weights.name)
     layout = read_layout({name: tuple(tensor.shape) for name, tensor in tensors.items()}, found.description)
+    env = _fitting_world(env, layout.side_px)
     model = build_model(layout, tensors, given, found.weights.name)
     config = dataclasses.replace(layout.config, data=dataclasses.replace(layout.config.data, action_block=given.action_block))
     origin = {"source": source, "source_sha256": found.files, "revision": found.revision, "names": style, "versions": versions()}
@@ -208,6 +209,16 @@ def build_model(layout: OfficialLayout, tensors: dict[str, Tensor], given: Prepr
     model.pixel_mean.copy_(torch.tensor(given.pixel_mean))
     model.pixel_std.copy_(torch.tensor(given.pixel_std))
     return model.eval()
+
+
+def _fitting_world(env: dict[str, Any], side_px: int) -> dict[str, Any]:
+    """The world with frames of the model's size; ``ConfigError`` if its options say another."""
+    if not env:
+        return {}
+    size_px = env.get("options", {}).get("size_px", side_px)
+    if size_px != side_px:
+        raise ConfigError(f"the model sees frames of {side_px} px and env {env['name']!r} has size_px {size_px}: give --env-option size_px={side_px}")
+    return env | {"options": env.get("options", {}) | {"size_px": side_px}}
 
 
 def _local_source(path: Path) -> OfficialSource:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from edits import edit, leaves
 from seeker import FRAME_PX, Seeker
 
 import toy_world  # noqa: F401 - the conftest registers it
@@ -313,6 +315,7 @@ def test_rows_that_the_seed_does_not_draw_are_refused_with_the_dataset(result: d
         (lambda m: m.update(protocol="heldout"), r"manifest\.dataset belongs to no result of protocol 'heldout'"),
         (lambda m: m.update(protocol="clear-moderate"), r"manifest\."),
         (lambda m: m.update(dataset=[]), r"manifest\.dataset must be an object"),
+        (lambda m: m["dataset"].update(max_env_steps=10**9), r"manifest\.dataset\.max_env_steps is 1000000000; episodes of at most 100000"),
         (lambda m: m["dataset"].pop("policy_options"), r"its pairs cannot be made again"),
         (lambda m: m["dataset"].update(policy_options={"cheat": 1}), r"its pairs cannot be made again: unknown option 'cheat'"),
     ],
@@ -322,6 +325,35 @@ def test_an_edit_of_the_pairs_is_refused_without_the_dataset_even_with_new_hashe
     rehash(result)
     with pytest.raises(VerificationError, match=sentence):
         verify_result(result)
+
+
+ON_TRUST = {"episode_index", "data_policy", "episode_env_steps", "size_px"}
+"""What no check without the dataset can see, beside ``manifest.dataset``: which of its episodes a seed belongs to, who made it, how long it is; and
+the size of frames, on which no outcome depends."""
+
+
+def test_random_edits_of_pairs_and_settings_are_refused_even_with_new_hashes(result: dict[str, Any]):
+    dice = random.Random(0)
+    hashes = {"content_sha256", "manifest_sha256", "actions"}
+    paths = [path for path in leaves(result) if path[0] not in UNVERIFIED and path[-1] not in ON_TRUST | hashes and path[1:2] != ("dataset",)]
+    settings = [path for path in paths if path[0] == "manifest" and path[1] != "pairs"]
+    pairs, others = [path for path in paths if path[1:2] == ("pairs",)], [path for path in paths if path[0] != "manifest"]
+    accepted = []
+    for path in settings + dice.sample(pairs, 15) + dice.sample(others, 10):
+        edited = copy.deepcopy(result)
+        edit(edited, path, dice)
+        rehash(edited)
+        try:
+            verify_result(edited)
+            accepted.append(path)
+        except VerificationError:
+            pass
+    assert accepted == []
+
+
+def test_a_dataset_for_a_result_that_has_none_is_refused(seeker_result: dict[str, Any], store: EpisodeStore):
+    with pytest.raises(VerificationError, match="the pairs of protocol 'heldout' follow from seeds alone, not from a dataset: leave --data out"):
+        verify_result(seeker_result, store.path)
 
 
 def test_a_better_count_of_solved_starts_is_refused(result: dict[str, Any]):

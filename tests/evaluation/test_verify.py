@@ -5,12 +5,12 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from edits import edit, leaves
 from seeker import Seeker
 
 from lewm.errors import VerificationError
@@ -31,37 +31,6 @@ def result(seeker_result: dict[str, Any]) -> dict[str, Any]:
 def small_result() -> dict[str, Any]:
     """Quick to verify: one short distance."""
     return json.loads(json.dumps(evaluate(Seeker(), make_manifest("two-room", {"size_px": 32}, distances=[15], num_pairs=5, seed=1))))
-
-
-def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Paths of all values that hold no others."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if items is None:
-        yield path
-    else:
-        for name, inner in items:
-            yield from leaves(inner, (*path, name))
-
-
-def changed(value: Any, dice: random.Random) -> Any:
-    """A value of the same type that is another one."""
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, int):
-        return value + dice.choice([-2, -1, 1, 2, 10])
-    if isinstance(value, float):
-        return value + dice.choice([-1, 1]) * 10 ** dice.uniform(-7, 0)
-    if isinstance(value, str):
-        position = dice.randrange(len(value)) if value else 0
-        return value[:position] + dice.choice([c for c in "AbC0xyz/" if value[position : position + 1] != c]) + value[position + 1 :]
-    return dice.choice([0, 1, 0.5, "x"])
-
-
-def edit(result: dict[str, Any], path: tuple[Any, ...], dice: random.Random) -> None:
-    owner = result
-    for name in path[:-1]:
-        owner = owner[name]
-    owner[path[-1]] = changed(owner[path[-1]], dice)
 
 
 def rehash(result: dict[str, Any]) -> None:

@@ -10,8 +10,6 @@ import tyro
 from lewm.commands.parsing import command_line, parse, parse_options, show
 from lewm.errors import ConfigError
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 
 @dataclass(frozen=True)
 class ConvertWeightsArguments:
@@ -37,14 +35,14 @@ class ConvertWeightsArguments:
     """Upper bound of each action dimension; default: the dataset's, or 1."""
     action_block: int = 5
     """Env steps per model step: the official frameskip."""
-    pixel_mean: tuple[float, float, float] = IMAGENET_MEAN
+    pixel_mean: tuple[float, float, float] | None = None
     """Mean of the colour channels, as a share of 0..1; default: ImageNet's."""
-    pixel_std: tuple[float, float, float] = IMAGENET_STD
-    """Standard deviation of the colour channels."""
+    pixel_std: tuple[float, float, float] | None = None
+    """Standard deviation of the colour channels; default: ImageNet's."""
     env: str | None = None
     """World that the model is for; default: the dataset's, or none."""
     env_option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """KEY=VALUE for the world, repeatable."""
+    """KEY=VALUE for the world, repeatable; size_px is the model's own unless given."""
     revision: str | None = None
     """Commit, branch or tag of a repository of the hub."""
 
@@ -98,14 +96,8 @@ def _given(arguments: ConvertWeightsArguments) -> tuple[Any, dict[str, Any], dic
     low = low or (own.low if own else (-1.0,) * len(mean))
     high = high or (own.high if own else (1.0,) * len(mean))
     spec = ActionSpec(kind="continuous", low=low, high=high, action_repeat=own.action_repeat if own else 1)
-    given = Preprocessing(
-        action_spec=spec,
-        action_mean=mean,
-        action_std=std,
-        action_block=arguments.action_block,
-        pixel_mean=arguments.pixel_mean,
-        pixel_std=arguments.pixel_std,
-    )
+    pixels = {name: value for name in ("pixel_mean", "pixel_std") if (value := getattr(arguments, name)) is not None}
+    given = Preprocessing(action_spec=spec, action_mean=mean, action_std=std, action_block=arguments.action_block, **pixels)
     return given, _world(arguments, {} if store is None else store.env), origin
 
 

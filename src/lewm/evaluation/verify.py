@@ -111,6 +111,8 @@ def _verified_manifest(result: dict[str, Any], data: Path | str | None) -> tuple
             again, on_trust = check_dataset_pairs(manifest, data)
             _compare("manifest", values, again.to_dict())
         return manifest, on_trust
+    if data is not None:
+        raise VerificationError(f"the pairs of protocol {manifest.protocol!r} follow from seeds alone, not from a dataset: leave --data out")
     names = ("distances", "num_pairs", "seed", "protocol", "data_policy", "is_rest_start", "is_stitched", "strata")
     request: dict[str, Any] = {name: getattr(manifest, name) for name in names}
     try:

@@ -21,6 +21,8 @@ from lewm.evaluation.sources import EpisodeSource, states_at
 from lewm.registry import ENVS, POLICIES
 
 ROWS_ON_TRUST = "manifest.pairs: that the seed draws these rows from dataset {sha256} (give --data DIR)"
+MOST_ENV_STEPS = 100_000
+"""Longer episodes are not played again: a made-up number must not keep anybody busy for ever."""
 STATES_ON_TRUST = "manifest.pairs: that their states are of the dataset's episodes, which no scripted policy recorded"
 
 
@@ -100,6 +102,8 @@ def _with_states(manifest: Manifest, dataset: dict[str, Any]) -> tuple[list[Pair
         max_env_steps=dataset["max_env_steps"],
         policy_options=dataset["policy_options"],
     )
+    if source.max_env_steps > MOST_ENV_STEPS:
+        raise VerificationError(f"manifest.dataset.max_env_steps is {source.max_env_steps}; episodes of at most {MOST_ENV_STEPS} are played again")
     wanted: dict[int, set[int]] = {}
     for seed, step in (end for pair in manifest.pairs for end in pair.ends):
         if not 0 <= step <= source.max_env_steps:
