@@ -96,7 +96,7 @@ def test_an_unknown_name_is_refused_before_anything_is_measured():
     done = []
     with pytest.raises(
         UnknownNameError,
-        match=r"unknown bench 'clip'\. Did you mean 'clips'\? Known: clips, collect, mujoco, paper, plan, push-t, render, sigreg, train",
+        match=r"unknown bench 'clip'\. Did you mean 'clips'\? Known: clips, collect, formats, mujoco, paper, plan, push-t, render, sigreg, train",
     ):
         run_benches(["plan", "clip"], QUICK, done=lambda *arguments: done.append(arguments))
     assert not done
