@@ -126,7 +126,7 @@ def test_a_dataset_that_is_given_a_nuisance_is_the_one_that_would_have_been_coll
 def test_what_is_no_nuisance_or_none_of_frames_is_refused(tmp_path: Path):
     with pytest.raises(UnknownNameError, match=r"unknown env 'stress/tag/two-room'.*Did you mean 'stress/"):
         make_batch("stress/tag/two-room", 1)
-    with pytest.raises(UnknownNameError, match="unknown env 'two-rom'"):
+    with pytest.raises(UnknownNameError, match="unknown env 'stress/video/two-rom'"):
         make_batch("stress/video/two-rom", 1)
     with pytest.raises(UnknownNameError, match="unknown stress 'vidoe'"):
         make_stress("vidoe")

@@ -167,7 +167,7 @@ class InnerPolicy:
 def stressed_env(member: str) -> type[StressedEnv]:
     """The environment called ``stress/<kind>/<env>``; ``UnknownNameError`` with a suggestion if there is no such kind or environment."""
     kind, _, name = member.partition("/")
-    if kind not in STRESSES or not name:
+    if kind not in STRESSES or name not in ENVS:
         raise unknown_member("env", FAMILY, member, [f"{known}/two-room" for known in STRESSES])
     inner: type[GoalEnv] = ENVS.load(name)
     attributes: dict[str, Any] = {
