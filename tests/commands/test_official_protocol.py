@@ -1,6 +1,7 @@
 """``lewm eval success --protocol official`` and ``lewm verify --data`` as they are typed."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = WorldModel(config, store.observation_spec, store.action_spec)
     model.set_action_statistics(*store.action_statistics(store.episode_ids))
-    provenance = {"dataset_sha256": store.dataset_sha256, "episode_seeds": store.index["seed"].tolist()}
+    command = f"lewm train --data {place}/data --out {place}/run"
+    provenance = {"command": command, "dataset_sha256": store.dataset_sha256, "episode_seeds": store.index["seed"].tolist()}
     save_checkpoint(place / "run" / "checkpoints" / "step-00000001", model, config, step=1, env=store.env, provenance=provenance)
     return place
 
@@ -45,8 +47,18 @@ def test_the_official_protocol_has_its_own_number_of_pairs_seed_and_search(place
     assert "that the seed draws these rows" not in capsys.readouterr().out
 
 
-def test_without_a_dataset_the_official_protocol_says_what_to_give(place: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["eval", "success", f"{place}/run", "--protocol", "official"]) == 1
+def test_a_runs_own_training_set_is_found_by_its_command_and_known_by_its_hash(place: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["eval", "success", f"{place}/run", "--protocol", "official", "--episodes", "2", *SMALL_SEARCH]) == 0
+    assert "pairs from the training episodes: nothing here is held out" in capsys.readouterr().out
+
+
+def test_without_a_dataset_the_official_protocol_says_what_to_give(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    shutil.copytree(place / "run", tmp_path / "run")
+    file = tmp_path / "run" / "checkpoints" / "step-00000001" / "config.json"
+    description = json.loads(file.read_text())
+    description["provenance"]["dataset_sha256"] = "0" * 64  # another set than the one that lies there now
+    file.write_text(json.dumps(description))
+    assert main(["eval", "success", f"{tmp_path}/run", "--protocol", "official"]) == 1
     assert "protocol 'official' takes its pairs from the rows of a dataset, usually the training set: give --data DIR" in capsys.readouterr().err
 
 

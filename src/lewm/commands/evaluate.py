@@ -27,7 +27,7 @@ class SuccessArguments:
     env_option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """KEY=VALUE for the world, repeatable: changes the options that the training data was collected with."""
     protocol: Literal["heldout", "official", "clear-moderate", "clear-strict"] = "heldout"
-    """How start/goal pairs are made and judged. All but heldout take them from rows of --data, which may be the training set."""
+    """How start/goal pairs are made and judged. All but heldout take them from rows of a dataset, usually the training set."""
     distances: str = "25"
     """Env steps between start and goal, with commas between: 25,50,100. The budget is twice that."""
     episodes: int | None = None
@@ -46,7 +46,7 @@ class SuccessArguments:
     """KEY=VALUE for a scripted policy, repeatable."""
     data: Path | None = None
     """Training set: needed where goals are compared by labels (--planner.goal), which a probe fitted on it reads off the latents, and by the
-    protocols whose pairs are its rows."""
+    protocols whose pairs are its rows (default there: the run's own, if it is still where it was)."""
     device: Literal["cpu", "cuda", "mps"] = "cpu"
     """Where to plan."""
     json: Path | None = None

@@ -1,7 +1,10 @@
 """From a run to a result: load the checkpoint, build the agent, evaluate."""
 
+import contextlib
+import itertools
 import json
 import logging
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -13,8 +16,9 @@ from torch import nn
 
 from lewm.checkpoint import Checkpoint, load_checkpoint
 from lewm.config import PlannerConfig
+from lewm.data.episodes import EpisodeStore
 from lewm.envs.base import make_batch
-from lewm.errors import ConfigError
+from lewm.errors import ConfigError, DataError
 from lewm.evaluation.dataset_protocols import protocol_options, protocol_planner
 from lewm.evaluation.label_goals import compare_goals, kind_of_comparison, matching_store
 from lewm.evaluation.protocol import HELDOUT
@@ -63,14 +67,16 @@ def evaluate(
     (protocol ``official``: to LeWorldModel's), ``env`` to the world of its data, whose options ``env_options`` and the protocol change.
     ``ConfigError`` for a world with other actions than the run's; an env step of another length is allowed where ``env_options`` say so, and the
     result then records the trained one as ``planner.trained_action_repeat``.
-    ``data`` (the training set) is needed where goals are compared by labels (``planner.goal``): a probe of them is fitted on it; and by every
-    protocol but ``heldout``, whose pairs are rows of it.
+    ``data`` (the training set) is needed where goals are compared by labels (``planner.goal``): a probe of them is fitted on it. The pairs of every
+    protocol but ``heldout`` are rows of it; there it defaults to the run's own training set, if that is still where it was.
     """
     checkpoint = load_checkpoint(run, device)
     planner = planner or protocol_planner(protocol, checkpoint.config.planner)
     name, options = _world(checkpoint, env, env_options)
     options |= protocol_options(protocol, name, env_options or {})
     repeat = _check_actions(checkpoint, name, options, env_options or {})
+    if data is None and protocol != HELDOUT:
+        data = _own_training_set(checkpoint, Path(run))
     is_data_for_goals = protocol == HELDOUT or kind_of_comparison(planner, name) == "labels"
     comparison = compare_goals(checkpoint, planner, name, options, data if is_data_for_goals else None)
     return evaluate_success(
@@ -271,6 +277,21 @@ def _head(checkpoint: Checkpoint, name: str) -> nn.Module:
             f"checkpoint {str(checkpoint.path)!r} has no {name}: `lewm train --from {checkpoint.path} --stage {name} --data DIR --out RUN` trains one"
         )
     return checkpoint.heads[name].network
+
+
+def _own_training_set(checkpoint: Checkpoint, run: Path) -> Path | None:
+    """Where the data that the run was trained on lie, if they lie where its command or a demo put them: known by their hash."""
+    sha256 = checkpoint.provenance.get("dataset_sha256")
+    words: list[str] = []
+    with contextlib.suppress(ValueError):  # a command that nobody can have typed
+        words = shlex.split(str(checkpoint.provenance.get("command", "")))
+    named = [value for word, value in itertools.pairwise(words) if word == "--data"]
+    named += [word.removeprefix("--data=") for word in words if word.startswith("--data=")]
+    for place in (*map(Path, named), run / "data"):
+        with contextlib.suppress(DataError):
+            if EpisodeStore(place).dataset_sha256 == sha256:
+                return place
+    return None
 
 
 def _training_seeds(checkpoint: Checkpoint) -> np.ndarray | None:

@@ -1,7 +1,7 @@
 """The names of the official LeWorldModel's weights, for a model of the same architecture.
 
-Encoder names differ between the two ways in which transformers writes a ViT: those of late versions 5 are the reference here, version 4's (and those of
-early versions 5) are translated.
+Encoder names differ between the two ways in which transformers writes a ViT: those of late versions 5 are the reference here, those of version 4 (and
+of early versions 5) are translated.
 """
 
 import re
