@@ -3,6 +3,7 @@
 Axes: N env step, V view (here: camera), Y X image, P proprioception, a env action, s label.
 """
 
+import errno
 import hashlib
 import json
 import mmap
@@ -166,9 +167,12 @@ class EpisodeStore:
             opened = self._open_columns.get((name, shard))
             if opened is None:
                 while len(self._open_columns) >= self._max_open_columns:
-                    del self._open_columns[next(iter(self._open_columns))]
+                    self._drop_oldest_column()
                 opened = self._open_columns[name, shard] = self._map(name, shard)
             return opened
+
+    def _drop_oldest_column(self) -> None:
+        del self._open_columns[next(iter(self._open_columns))]
 
     def _map(self, name: str, shard: int) -> np.ndarray:
         column, num_rows = self._columns[name], self._records[shard].num_rows
@@ -178,6 +182,9 @@ class EpisodeStore:
                     raise damaged(self.path, f"shards/{shard:05d}/{name}.npy has changed since it was opened")
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
+            if error.errno == errno.EMFILE and self._open_columns:  # the rest of the process holds more descriptors than it did at the start
+                self._drop_oldest_column()
+                return self._map(name, shard)
             raise damaged(self.path, f"shards/{shard:05d}/{name}.npy cannot be opened ({error.strerror})") from None
         return np.frombuffer(mapped, column.dtype, offset=HEADER_BYTES).reshape(num_rows, *column.shape)
 
