@@ -5,6 +5,7 @@ import dataclasses
 import io
 import logging
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
@@ -142,9 +143,10 @@ class DatasetDirectory:
 class EpisodeWriter:
     """Writes episodes in the order given, with ids 0, 1, ...; a context manager.
 
-    ``resume=True`` appends to what is there; a damaged last shard is dropped, so ask ``len`` where to go on. Leaving the ``with`` block by an
-    exception keeps the finished shards and drops the unfinished one. ``DataError`` if the directory exists and ``resume`` is False, is being
-    written by someone else, or was made with other settings.
+    A whole shard is hashed and written by a thread while the episodes of the next one arrive; what goes wrong there is raised by the ``append`` or
+    ``close`` that comes to hear of it. ``resume=True`` appends to what is there; a damaged last shard is dropped, so ask ``len`` where to go on.
+    Leaving the ``with`` block by an exception keeps the finished shards and drops the unfinished one. ``DataError`` if the directory exists and
+    ``resume`` is False, is being written by someone else, or was made with other settings.
     """
 
     def __init__(self, path: Path | str, meta: DatasetMeta, *, resume: bool = False) -> None:
@@ -162,6 +164,8 @@ class EpisodeWriter:
             store = EpisodeStore(self._directory.path)
             self._episodes = [store.episode(episode_id) for episode_id in range(self._shard * self.meta.episodes_per_shard, len(store))]
         self._num_written = len(self._episodes)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="lewm-shards")
+        self._writing: Future[None] | None = None
 
     def __len__(self) -> int:
         return self._shard * self.meta.episodes_per_shard + len(self._episodes)
@@ -172,22 +176,34 @@ class EpisodeWriter:
         self._episodes.append(episode)
         episode_id = len(self) - 1
         if len(self._episodes) == self.meta.episodes_per_shard:
-            self._write_shard()
+            self._finish_writing()
+            self._writing = self._thread.submit(self._write_shard, self._shard, self._episodes)
             self._shard, self._episodes, self._num_written = self._shard + 1, [], 0
         return episode_id
 
     def close(self) -> None:
         """Write the last shard, however short, and the index."""
         try:
+            self._finish_writing()
             if len(self._episodes) > self._num_written:
-                self._write_shard()
+                self._write_shard(self._shard, self._episodes)
         finally:
             self._episodes, self._num_written = [], 0
-            self._directory.close()
+            self._let_go()
 
-    def _write_shard(self) -> None:
-        rows = write_shard(self._directory.path, self.meta, self._shard, self._episodes)
-        self._directory.add(self._shard, rows)
+    def _write_shard(self, shard: int, episodes: list[Episode]) -> None:
+        rows = write_shard(self._directory.path, self.meta, shard, episodes)
+        self._directory.add(shard, rows)
+
+    def _finish_writing(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _let_go(self) -> None:
+        """End the thread, whose shard is written to its end, and let the next writer in."""
+        self._thread.shutdown()
+        self._directory.close()
 
     def __enter__(self) -> "EpisodeWriter":
         return self
@@ -196,4 +212,4 @@ class EpisodeWriter:
         if kind is None:
             self.close()
         else:
-            self._directory.close()
+            self._let_go()

@@ -119,7 +119,8 @@ class ForeignStore:
             return self.reader.rows(name, episode_id, np.arange(first_env_step, first_env_step + num_rows)) if name in names else None
 
         cameras = [read(f"frames.{camera}", num_env_steps + 1) for camera in self.observation_spec.cameras]
-        frames = np.stack([camera for camera in cameras if camera is not None], axis=1)
+        views = [camera for camera in cameras if camera is not None]
+        frames = views[0][:, None] if len(views) == 1 else np.stack(views, axis=1)  # no copy where one view is all
         return Episode(
             observations=Observation(frames, read("proprioception", num_env_steps + 1)),
             actions=read("actions", num_env_steps),
