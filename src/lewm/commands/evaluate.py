@@ -83,6 +83,12 @@ class SurpriseArguments(LatentArguments):
 
     num_clips: int = 512
     """Clips, of which half say what is normal; a clip is 14 model steps long."""
+    violations: str | None = None
+    """Kinds to make, with commas between: teleport,wall; default: all that the data allow."""
+    episode: int | None = None
+    """Instead of violations: how surprising every step of the episode with this number is, as it is."""
+    figure: Path | None = None
+    """Also draw surprise over time into this file (.png, .svg or .pdf)."""
     seed: int = 0
     """Which clips."""
 
@@ -260,7 +266,15 @@ def _collapse(words: Sequence[str]) -> None:
 
 def _surprise(words: Sequence[str]) -> None:
     arguments = parse(SurpriseArguments, "eval surprise", words[1:])
-    _evaluate_latents(words, arguments, num_clips=arguments.num_clips, seed=arguments.seed)
+    from lewm.evaluation.surprise_figure import check_figure_file, draw_surprise
+
+    check_figure_file(arguments.figure)
+    names = None if arguments.violations is None else tuple(arguments.violations.split(","))
+    options = {"num_clips": arguments.num_clips, "violations": names, "episode": arguments.episode, "seed": arguments.seed}
+    result = _evaluate_latents(words, arguments, **options)
+    if arguments.figure is not None:
+        draw_surprise(result, arguments.data, arguments.figure)
+        say(f"drawn: {arguments.figure}")
 
 
 def _probe(words: Sequence[str]) -> None:
@@ -280,13 +294,14 @@ def _atari_labels(words: Sequence[str]) -> None:
     _evaluate_latents(words, arguments, device=arguments.device, progress=say, **options)
 
 
-def _evaluate_latents(words: Sequence[str], arguments: LatentArguments | AtariLabelArguments, **options: Any) -> None:
+def _evaluate_latents(words: Sequence[str], arguments: LatentArguments | AtariLabelArguments, **options: Any) -> dict[str, Any]:
     check_result_file(arguments.json)
     from lewm.evaluation.workflow import evaluate_latents, latent_table
 
     result = evaluate_latents(words[0], arguments.run, arguments.data, command=command_line("eval", words), **options)
     show(latent_table(result))
     _write_to_run(arguments.json, result, arguments.run)
+    return result
 
 
 def _write_to_run(path: Path | None, result: dict[str, Any], run: Path) -> None:
