@@ -101,6 +101,8 @@ class ProbeArguments(LatentArguments):
     """How many model steps ahead latents are imagined."""
     context_model_steps: int = 1
     """Past observations that imagination starts from."""
+    supervised_steps: int = 0
+    """Also train the same networks on the labels for so many optimiser steps, as a ceiling; 0: do not."""
 
 
 @dataclass(frozen=True)
@@ -279,7 +281,8 @@ def _surprise(words: Sequence[str]) -> None:
 
 def _probe(words: Sequence[str]) -> None:
     arguments = parse(ProbeArguments, "eval probe", words[1:])
-    _evaluate_latents(words, arguments, horizon_model_steps=arguments.horizon_model_steps, context_model_steps=arguments.context_model_steps)
+    names = ("horizon_model_steps", "context_model_steps", "supervised_steps")
+    _evaluate_latents(words, arguments, **{name: getattr(arguments, name) for name in names}, progress=say)
 
 
 def _reconstruction(words: Sequence[str]) -> None:
