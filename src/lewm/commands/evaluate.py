@@ -131,6 +131,8 @@ class AtariLabelArguments:
     """At most so many frames are used, of whole episodes."""
     supervised_steps: int = 0
     """Also train the same networks on the labels for so many optimiser steps, as a reference; 0: do not."""
+    peer: Path | None = None
+    """Another run of the same observations, such as one trained with another objective: judged on the same frames, with paired differences."""
     seed: int = 0
     """Seed of the fresh weights and of the batches; the split into episodes follows the run's data.split_seed."""
     device: Literal["cpu", "cuda", "mps"] = "cpu"
@@ -293,8 +295,8 @@ def _reconstruction(words: Sequence[str]) -> None:
 
 def _atari_labels(words: Sequence[str]) -> None:
     arguments = parse(AtariLabelArguments, "eval atari-labels", words[1:])
-    options = {"num_frames": arguments.num_frames, "supervised_steps": arguments.supervised_steps, "seed": arguments.seed}
-    _evaluate_latents(words, arguments, device=arguments.device, progress=say, **options)
+    options = {name: getattr(arguments, name) for name in ("num_frames", "supervised_steps", "peer", "seed", "device")}
+    _evaluate_latents(words, arguments, progress=say, **options)
 
 
 def _evaluate_latents(words: Sequence[str], arguments: LatentArguments | AtariLabelArguments, **options: Any) -> dict[str, Any]:

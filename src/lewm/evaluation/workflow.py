@@ -109,17 +109,25 @@ def load_policy(run: Path | str, *, planner: PlannerConfig | None = None, data: 
     return MPCPolicy(checkpoint.model, planner, comparison.readout)
 
 
-def evaluate_latents(name: str, run: Path | str, data: Path | str, *, device: str = "cpu", command: str = "", **options: Any) -> dict[str, Any]:
+def evaluate_latents(
+    name: str, run: Path | str, data: Path | str, *, device: str = "cpu", command: str = "", peer: Path | str | None = None, **options: Any
+) -> dict[str, Any]:
     """``lewm eval probe``, ``collapse`` or ``atari-labels``: measurements on a dataset; ``options`` are the evaluation's own.
 
-    ``is_training_dataset`` says whether the run was trained on that very dataset.
+    ``is_training_dataset`` says whether the run was trained on that very dataset. ``peer``: another run, for evaluations that compare two.
     """
     checkpoint = load_checkpoint(run, device)
     store = matching_store(checkpoint, data)
     if name in NEEDED_HEADS:
         options[NEEDED_HEADS[name]] = _head(checkpoint, NEEDED_HEADS[name])
+    if peer is not None:
+        other = load_checkpoint(peer, device)
+        matching_store(other, data)
+        options["peer"] = other.model
     result: dict[str, Any] = EVALUATIONS.load(name)(checkpoint.model, store, config=checkpoint.config, **options)
     sha256 = store.dataset_sha256
+    if peer is not None:
+        result["peer"] = _described(other, checkpoint, sha256)
     return result | {
         "checkpoint_sha256": checkpoint.sha256,
         "dataset_sha256": sha256,
@@ -171,6 +179,17 @@ def _collapse_table(result: dict[str, Any]) -> str:
         shape = f"std {one['std']:.3f}, skewness {one['skewness']:.2f}, excess kurtosis {one['excess_kurtosis']:.2f}"
         lines.append(f"least Gaussian: {one['kind']}: {shape}, distance {one['distance']:.4f} (chance: {1 / result['num_frames']:.4f})")
     return "\n".join(lines)
+
+
+def _described(peer: Checkpoint, checkpoint: Checkpoint, dataset_sha256: str) -> dict[str, Any]:
+    """What another run is, and whether it held out the same episodes of its training data."""
+    splits = [(one.config.data.split_seed, one.config.data.validation_fraction) for one in (peer, checkpoint)]
+    return {
+        "checkpoint_sha256": peer.sha256,
+        "objective": peer.config.objective.name,
+        "is_training_dataset": peer.provenance.get("dataset_sha256") == dataset_sha256,
+        "is_split_shared": splits[0] == splits[1],
+    }
 
 
 def _world(checkpoint: Checkpoint, env: str | None, env_options: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:
