@@ -4,6 +4,9 @@ from typing import Any
 
 from lewm.evaluation.probe_table import columns
 
+FEW_EPISODES = 8
+"""A bootstrap of fewer episodes gives intervals that are too narrow."""
+
 
 def atari_table(result: dict[str, Any]) -> str:
     """A row per label and category, a column per encoder, and what the numbers can be compared with."""
@@ -45,6 +48,8 @@ def _peer_lines(result: dict[str, Any]) -> list[str]:
             relative = (f"{one['relative']['lewm']:.3f}", f"{one['relative']['peer']:.3f}", _estimate(one["relative_difference"]))
         rows.append((name, _estimate(one["difference"]), *relative))
     lines = [f"paired with the peer on {comparison['num_test_episodes']} test episodes, which the intervals resample:", *columns(rows)]
+    if comparison["num_test_episodes"] < FEW_EPISODES:
+        lines.append(f"{comparison['num_test_episodes']} test episodes are few: these intervals are too narrow; collect more episodes")
     if comparison["mean"]["relative"] is None:
         return [
             *lines,
