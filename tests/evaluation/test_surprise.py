@@ -181,6 +181,11 @@ def test_a_violation_that_cannot_be_made_is_refused_by_name(grey: EpisodeStore, 
         evaluate_surprise(film_model, grey, config=config, num_clips=8, violations=names)
 
 
+def test_runs_through_the_wall_that_cannot_be_matched_are_refused_by_their_number(store: EpisodeStore, model: WorldModel, config: Config) -> None:
+    with pytest.raises(ConfigError, match=r"violation 'wall-matched' cannot be made here: of 8 runs through the wall, \d move the latent as far"):
+        evaluate_surprise(model, store, config=config, num_clips=8, violations=("wall-matched",))
+
+
 @pytest.fixture(scope="module")
 def grey(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
     """A grey recording without actions, labels or a world; 40 env steps are 8 model steps."""

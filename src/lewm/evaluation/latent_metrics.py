@@ -171,7 +171,7 @@ def _nearest(rows: Tensor, count: int) -> Tensor:
 
 def _gaussian_distance(standard: Float[Tensor, "n m"]) -> Float[Tensor, " m"]:
     """Weighted squared difference between the empirical characteristic function and the unit Gaussian's, on 17 knots in [0, 3] (as in SIGReg)."""
-    return torch.cat([_gaussian_distance_of_few(part) for part in standard.T.split(DIRECTIONS_AT_ONCE)])
+    return torch.cat([_gaussian_distance_of_few(part) for part in torch.split(standard.T, DIRECTIONS_AT_ONCE)])
 
 
 def _gaussian_distance_of_few(projections: Float[Tensor, "m n"]) -> Float[Tensor, " m"]:

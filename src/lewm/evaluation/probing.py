@@ -160,12 +160,8 @@ def evaluate_probe(
             "horizon_model_steps and context_model_steps must be at least 1 and supervised_steps at least 0, "
             f"got {horizon_model_steps}, {context_model_steps} and {supervised_steps}"
         )
-    if not store.label_names:
-        raise DataError(NO_LABELS)
-    train_ids, heldout_ids = heldout_episodes(store, config)
     num_transitions = context_model_steps - 1 + horizon_model_steps
-    _check_lengths(store, train_ids, 1, model.action_block)
-    _check_lengths(store, heldout_ids, num_transitions, model.action_block)
+    train_ids, heldout_ids = _usable_episodes(store, config, num_transitions, model.action_block)
     probed = ProbedLabels.of(store.label_names)
     models = [model.eval(), fresh_model(model, config, seed).eval()]
     fit = _probed(probed, encode_clips(models, store, train_ids, num_clips=num_fit_clips, num_transitions=1, seed=seed, with_pixels=True))
@@ -182,6 +178,11 @@ def evaluate_probe(
         scores = _scores(probe, read, labels, names)
         return scores | {"labels": add_intervals(scores["labels"], read, labels, episodes, names)}
 
+    floors = {
+        "mean": scored(np.broadcast_to(probe.label_mean, labels.shape)),
+        "untrained": scored(untrained_probe.read(_rows(heldout.latents[1]))),
+        "pixel components": scored(_read_pixels(fit, heldout, fit.latents[0].shape[-1])),
+    }
     ceilings = {}
     if supervised_steps > 0:
         reference = train_ceiling(model, store, train_ids, probed, config=config, num_steps=supervised_steps, seed=seed, progress=progress)
@@ -194,17 +195,10 @@ def evaluate_probe(
         "format": FORMAT,
         **own,
         "mlp": scored(network.read(_rows(heldout.latents[0]))),
-        "floors": {
-            "mean": scored(np.broadcast_to(probe.label_mean, labels.shape)),
-            "untrained": scored(untrained_probe.read(_rows(heldout.latents[1]))),
-            "pixel components": scored(_read_pixels(fit, heldout, fit.latents[0].shape[-1])),
-        },
+        "floors": floors,
         "ceilings": ceilings,
         "imagined": _score_imagined(model, probe, heldout, names, context_model_steps),
-        "velocity_labels": [name for name in names if VELOCITY_WORD in name],
-        "velocity_control": _velocity_control(own["labels"], model.observation_spec.stack_offsets_env_steps),
-        "angle_labels": {angle: list(parts) for angle, parts in probed.angles.items()},
-        "stack_offsets_env_steps": list(model.observation_spec.stack_offsets_env_steps),
+        **_kinds_of_labels(probed, own["labels"], model.observation_spec.stack_offsets_env_steps),
         "context_model_steps": context_model_steps,
         "num_fit_episodes": len(train_ids),
         "num_heldout_episodes": len(heldout_ids),
@@ -213,6 +207,16 @@ def evaluate_probe(
         "ridge": RIDGE,
         "seed": seed,
     }
+
+
+def _usable_episodes(store: Store, config: Config, num_scored_steps: int, action_block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of the episodes to fit on and to score; ``DataError`` without labels, without either, or if none is long enough."""
+    if not store.label_names:
+        raise DataError(NO_LABELS)
+    train_ids, heldout_ids = heldout_episodes(store, config)
+    _check_lengths(store, train_ids, 1, action_block)
+    _check_lengths(store, heldout_ids, num_scored_steps, action_block)
+    return train_ids, heldout_ids
 
 
 def _check_lengths(store: Store, ids: np.ndarray, num_model_steps: int, action_block: int) -> None:
@@ -224,6 +228,16 @@ def _check_lengths(store: Store, ids: np.ndarray, num_model_steps: int, action_b
             f"{num_model_steps * action_block} env steps, the longest that is scored has {longest}: imagine at most {longest // action_block} "
             "(--horizon-model-steps), or collect longer episodes"
         )
+
+
+def _kinds_of_labels(probed: ProbedLabels, scores: dict[str, Any], stack_offsets_env_steps: tuple[int, ...]) -> dict[str, Any]:
+    """Which labels are angles and which velocities, and what the latter say."""
+    return {
+        "velocity_labels": [name for name in probed.names if VELOCITY_WORD in name],
+        "velocity_control": _velocity_control(scores, stack_offsets_env_steps),
+        "angle_labels": {angle: list(parts) for angle, parts in probed.angles.items()},
+        "stack_offsets_env_steps": list(stack_offsets_env_steps),
+    }
 
 
 def _velocity_control(labels: dict[str, Any], stack_offsets_env_steps: tuple[int, ...]) -> dict[str, Any] | None:

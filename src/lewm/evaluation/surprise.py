@@ -74,7 +74,10 @@ def evaluate_surprise(
     cut = max(1, len(chunks) // 2)
     comparison = _Comparison(model, store, chunks[:cut], chunks[cut:] or chunks, seed)
     for name in wanted:
-        left_out |= comparison.add(name, clip_steps)
+        reasons = comparison.add(name, clip_steps)
+        if violations is not None and name not in comparison.found:
+            raise ConfigError(f"violation {name!r} cannot be made here: {'; '.join(reasons.values())}")
+        left_out |= reasons
     normal, calibration = comparison.normal, comparison.calibration
     return {
         "evaluation": "surprise",
