@@ -66,8 +66,10 @@ def test_times_are_shown_in_the_order_that_each_violation_says() -> None:
     assert teleport(clip(), 4, GENERATOR).blocks[0, :, 0].tolist() == [0.25, 1.25, 2.25, 3.25, 8.25, 9.25]
     assert times(freeze(clip(), 1, GENERATOR)).tolist() == [0, 1, 2, 3, 3, 4, 5]
     assert times(freeze(clip(), 3, GENERATOR)).tolist() == [0, 1, 2, 3, 3, 3, 3]
-    assert times(reverse(clip(), 1, GENERATOR)).tolist() == [0, 1, 2, 3, 2, 1, 0]
-    assert reverse(clip(), 1, GENERATOR).blocks[0, :, 0].tolist() == [0.25, 1.25, 2.25, 2.25, 1.25, 0.25]
+    assert times(reverse(clip(), 3, GENERATOR)).tolist() == [0, 1, 2, 3, 2, 1, 0]
+    assert reverse(clip(), 3, GENERATOR).blocks[0, :, 0].tolist() == [0.25, 1.25, 2.25, 2.25, 1.25, 0.25]
+    assert times(reverse(clip(), 1, GENERATOR)).tolist() == [0, 1, 2, 3, 2, 3, 4]
+    assert reverse(clip(), 1, GENERATOR).blocks[0, :, 0].tolist() == [0.25, 1.25, 2.25, 2.25, 2.25, 3.25]
 
 
 def test_colours_turn_by_their_share_and_a_square_has_its_size() -> None:

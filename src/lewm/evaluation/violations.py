@@ -43,10 +43,11 @@ def freeze(clip: Clip[np.ndarray], size: float, generator: np.random.Generator) 
 
 
 def reverse(clip: Clip[np.ndarray], size: float, generator: np.random.Generator) -> Clip[np.ndarray]:
-    """From the step on time runs backwards: the frames before it come again, last first, with the actions that once led to them."""
+    """Time runs backwards for ``size`` model steps, each with the action that once led over it, and then on again."""
+    after = np.arange(1, STEPS_AFTER + 2)
     seen, done = np.arange(NUM_STEPS + 1), np.arange(NUM_STEPS)
-    seen[VIOLATION_STEP + 1 :] = VIOLATION_STEP - np.arange(1, STEPS_AFTER + 2)
-    done[VIOLATION_STEP:] = VIOLATION_STEP - 1 - np.arange(STEPS_AFTER + 1)
+    seen[VIOLATION_STEP + 1 :] = VIOLATION_STEP + np.where(after <= size, -after, after - 2 * int(size))
+    done[VIOLATION_STEP:] = np.minimum(seen[VIOLATION_STEP:-1], seen[VIOLATION_STEP + 1 :])
     return _reordered(clip, seen, done)
 
 
@@ -74,7 +75,7 @@ def appearance(clip: Clip[np.ndarray], size: float, generator: np.random.Generat
 FRAME_VIOLATIONS: dict[str, tuple[Change, tuple[float, ...]]] = {
     "teleport": (teleport, (1, 2, 4, MAX_TELEPORT)),
     "freeze": (freeze, (1, 3)),
-    "reverse": (reverse, (1,)),
+    "reverse": (reverse, (1, 3)),
     "colour-change": (colour_change, (0.1, 0.3, 1.0)),
     "appearance": (appearance, (0.05, 0.1, 0.2)),
 }
