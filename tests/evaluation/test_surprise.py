@@ -140,26 +140,26 @@ def model(store: EpisodeStore, config: Config) -> WorldModel:
 
 
 def test_a_model_is_asked_about_every_violation_and_about_the_wall(store: EpisodeStore, model: WorldModel, config: Config) -> None:
-    result = evaluate_surprise(model, store, config=config, num_clips=24)
+    result = evaluate_surprise(model, store, config=config, num_clips=16)
     assert set(result["violations"]) | set(result["left_out"]) == set(VIOLATIONS)
     assert set(VIOLATIONS) - set(result["violations"]) <= {"wall-matched"}
     assert all(0 <= found["auroc"]["rate"] <= 1 for sizes in result["violations"].values() for found in sizes.values())
     assert result["violations"]["freeze"]["3"]["frame_difference_auroc"]["rate"] < 0.1, "a world that stands still changes less"
-    assert result == evaluate_surprise(model, store, config=config, num_clips=24)
+    assert result == evaluate_surprise(model, store, config=config, num_clips=16)
     assert "false alarms" in surprise_table(result)
     with pytest.raises(ConfigError, match="num_clips must be at least 8, got 7"):
         evaluate_surprise(model, store, config=config, num_clips=7)
 
 
 def test_only_the_violations_that_were_asked_for_are_made_and_give_the_same_numbers(store: EpisodeStore, model: WorldModel, config: Config) -> None:
-    every, two = (evaluate_surprise(model, store, config=config, num_clips=24, violations=names) for names in (None, ("reverse", "appearance")))
+    every, two = (evaluate_surprise(model, store, config=config, num_clips=16, violations=names) for names in (None, ("reverse", "appearance")))
     assert set(two["violations"]) == {"reverse", "appearance"}
     assert two["violations"]["appearance"] == every["violations"]["appearance"]
     assert two["left_out"] == {}
 
 
 def test_a_timeline_has_every_step_of_the_largest_size_and_of_the_clips_as_they_were(store: EpisodeStore, model: WorldModel, config: Config) -> None:
-    timeline = evaluate_surprise(model, store, config=config, num_clips=24, violations=("teleport", "wall"))["timelines"]
+    timeline = evaluate_surprise(model, store, config=config, num_clips=16, violations=("teleport", "wall"))["timelines"]
     assert (timeline["teleport"]["size"], timeline["wall"]["size"]) == ("8", "64")
     before, after = timeline["teleport"]["normal"], timeline["teleport"]["violated"]
     assert [len(after[name]) for name in ("median", "low", "high", "persistence")] == [NUM_STEPS] * 4
