@@ -308,3 +308,27 @@ def test_the_command_prints_a_table_and_writes_the_result(
     assert "the run was trained, without labels, on this dataset" in shown
     assert (written["env"], written["action_repeat"]) == ("atari/made-up", 4)
     assert shown.rstrip().splitlines()[-1] == "atari/made-up, action repeat 4"
+
+
+def test_a_peer_is_judged_on_the_same_frames_and_paired_with_the_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, store: EpisodeStore, model: WorldModel, config: Config
+) -> None:
+    torch.manual_seed(6)
+    other = WorldModel(config, store.observation_spec, store.action_spec)
+    places = [tmp_path / name / "step-00000001" for name in ("own", "peer")]
+    runs = [save_checkpoint(path, each, config, step=1, env=store.env, provenance={}) for path, each in zip(places, (model, other), strict=True)]
+    words = ["eval", "atari-labels", str(runs[0]), "--data", str(store.path), "--supervised-steps", "3", "--peer", str(runs[1])]
+    assert main([*words, "--json", str(tmp_path / "labels.json")]) == 0
+    written = json.loads((tmp_path / "labels.json").read_text())
+    f1 = {name: scores["mean_f1"] for name, scores in written["encoders"].items()}
+    assert written["peer_comparison"]["mean"]["difference"]["value"] == pytest.approx(f1["lewm"] - f1["peer"])
+    assert set(written["peer_comparison"]["categories"]) == set(written["encoders"]["peer"]["categories"])
+    assert written["peer"]["checkpoint_sha256"] != written["checkpoint_sha256"]
+    assert written["peer"]["is_split_shared"]
+    assert "paired with the peer on 4 test episodes, which the intervals resample:" in capsys.readouterr().out
+
+
+def test_a_peer_of_other_observations_is_refused(store: EpisodeStore, model: WorldModel, config: Config) -> None:
+    stacked = WorldModel(config, replace(store.observation_spec, stack_offsets_env_steps=(-1, 0)), store.action_spec)
+    with pytest.raises(ConfigError, match="a peer is judged on the very frames of the run"):
+        evaluate_atari_labels(model, store, config=config, peer=stacked)

@@ -83,6 +83,12 @@ class SurpriseArguments(LatentArguments):
 
     num_clips: int = 512
     """Clips, of which half say what is normal; a clip is 14 model steps long."""
+    violations: str | None = None
+    """Kinds to make, with commas between: teleport,wall; default: all that the data allow."""
+    episode: int | None = None
+    """Instead of violations: how surprising every step of the episode with this number is, as it is."""
+    figure: Path | None = None
+    """Also draw surprise over time into this file (.png, .svg or .pdf)."""
     seed: int = 0
     """Which clips."""
 
@@ -95,6 +101,8 @@ class ProbeArguments(LatentArguments):
     """How many model steps ahead latents are imagined."""
     context_model_steps: int = 1
     """Past observations that imagination starts from."""
+    supervised_steps: int = 0
+    """Also train the same networks on the labels for so many optimiser steps, as a ceiling; 0: do not."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,8 @@ class AtariLabelArguments:
     """At most so many frames are used, of whole episodes."""
     supervised_steps: int = 0
     """Also train the same networks on the labels for so many optimiser steps, as a reference; 0: do not."""
+    peer: Path | None = None
+    """Another run of the same observations, such as one trained with another objective: judged on the same frames, with paired differences."""
     seed: int = 0
     """Seed of the fresh weights and of the batches; the split into episodes follows the run's data.split_seed."""
     device: Literal["cpu", "cuda", "mps"] = "cpu"
@@ -260,12 +270,21 @@ def _collapse(words: Sequence[str]) -> None:
 
 def _surprise(words: Sequence[str]) -> None:
     arguments = parse(SurpriseArguments, "eval surprise", words[1:])
-    _evaluate_latents(words, arguments, num_clips=arguments.num_clips, seed=arguments.seed)
+    from lewm.evaluation.surprise_figure import check_figure_file, draw_surprise
+
+    check_figure_file(arguments.figure)
+    names = None if arguments.violations is None else tuple(arguments.violations.split(","))
+    options = {"num_clips": arguments.num_clips, "violations": names, "episode": arguments.episode, "seed": arguments.seed}
+    result = _evaluate_latents(words, arguments, **options)
+    if arguments.figure is not None:
+        draw_surprise(result, arguments.data, arguments.figure)
+        say(f"drawn: {arguments.figure}")
 
 
 def _probe(words: Sequence[str]) -> None:
     arguments = parse(ProbeArguments, "eval probe", words[1:])
-    _evaluate_latents(words, arguments, horizon_model_steps=arguments.horizon_model_steps, context_model_steps=arguments.context_model_steps)
+    names = ("horizon_model_steps", "context_model_steps", "supervised_steps")
+    _evaluate_latents(words, arguments, **{name: getattr(arguments, name) for name in names}, progress=say)
 
 
 def _reconstruction(words: Sequence[str]) -> None:
@@ -276,17 +295,18 @@ def _reconstruction(words: Sequence[str]) -> None:
 
 def _atari_labels(words: Sequence[str]) -> None:
     arguments = parse(AtariLabelArguments, "eval atari-labels", words[1:])
-    options = {"num_frames": arguments.num_frames, "supervised_steps": arguments.supervised_steps, "seed": arguments.seed}
-    _evaluate_latents(words, arguments, device=arguments.device, progress=say, **options)
+    options = {name: getattr(arguments, name) for name in ("num_frames", "supervised_steps", "peer", "seed", "device")}
+    _evaluate_latents(words, arguments, progress=say, **options)
 
 
-def _evaluate_latents(words: Sequence[str], arguments: LatentArguments | AtariLabelArguments, **options: Any) -> None:
+def _evaluate_latents(words: Sequence[str], arguments: LatentArguments | AtariLabelArguments, **options: Any) -> dict[str, Any]:
     check_result_file(arguments.json)
     from lewm.evaluation.workflow import evaluate_latents, latent_table
 
     result = evaluate_latents(words[0], arguments.run, arguments.data, command=command_line("eval", words), **options)
     show(latent_table(result))
     _write_to_run(arguments.json, result, arguments.run)
+    return result
 
 
 def _write_to_run(path: Path | None, result: dict[str, Any], run: Path) -> None:

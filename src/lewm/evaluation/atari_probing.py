@@ -34,6 +34,7 @@ from lewm.data.splits import split_episodes
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation import supervised
 from lewm.evaluation.atari_labels import ENTROPY_THRESHOLD_NATS, UsableLabels, category, relative_f1, score_labels, usable_labels
+from lewm.evaluation.atari_peer import CEILING, FLOOR, OWN, PEER, compare_peer
 from lewm.evaluation.classification import CONVERGED, ORIGINAL, fit_softmax_probe
 from lewm.evaluation.labelled_frames import LabelledFrames
 from lewm.evaluation.supervised import FRAMES_PER_BATCH, device_of, fresh_model, observations_of, train_supervised
@@ -55,6 +56,7 @@ def evaluate_atari_labels(
     config: Config,
     num_frames: int = NUM_FRAMES,
     supervised_steps: int = 0,
+    peer: WorldModel | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -62,16 +64,23 @@ def evaluate_atari_labels(
 
     Beside it (``lewm``): the same networks with fresh weights (``untrained``), always the most frequent value (``majority``) and, if
     ``supervised_steps`` > 0, the same networks trained end to end to name the labels (``supervised``). ``relative_f1`` is 0 for the untrained and 1
-    for the supervised networks. ``seed`` draws the fresh weights and the batches. ``DataError`` for a dataset without usable labels.
+    for the supervised networks. ``peer`` is the model of another run that takes the same observations: it is judged on the very same frames and
+    splits, and ``peer_comparison`` is the run's paired difference to it (``compare_peer``). ``seed`` draws the fresh weights and the batches.
+    ``DataError`` for a dataset without usable labels, ``ConfigError`` for a peer of other observations.
     """
     if num_frames < 3 or supervised_steps < 0:
         raise ConfigError(f"num_frames must be at least 3 and supervised_steps at least 0, got {num_frames} and {supervised_steps}")
     if not store.label_names:
         raise DataError("this dataset has no labels to probe; use one of an Atari game that has them")
+    if peer is not None and peer.observation_spec != model.observation_spec:
+        raise ConfigError(
+            f"a peer is judged on the very frames of the run, which takes {model.observation_spec}; the peer takes {peer.observation_spec}: "
+            "train one on the same observations"
+        )
     offsets = model.observation_spec.stack_offsets_env_steps
     frames, parts = split_frames(store, config, offsets, num_frames)
     usable = usable_labels(store.label_names, frames.labels(), parts == TRAINING)
-    comparison = _Comparison(model, config, frames, parts, usable, seed, progress or (lambda text: None))
+    comparison = _Comparison(model, peer, config, frames, parts, usable, seed, progress or (lambda text: None))
     encoders = comparison.compare(supervised_steps)
     converged = {name: scores.get("converged", scores) for name, scores in encoders.items()}
     why = not_comparable(store, len(frames), offsets)
@@ -85,6 +94,7 @@ def evaluate_atari_labels(
         "converged_mean_f1": converged["lewm"]["mean_f1"],
         "converged_relative_f1": relative_f1(converged),
         "encoders": encoders,
+        "peer_comparison": None if peer is None else comparison.peer_differences(),
         "labels": {name: {"entropy_nats": usable.entropies_nats[name], "category": category(name)} for name in usable.names},
         "dropped_labels": usable.dropped,
         "frames": _count(comparison.parts, frames, store, config),
@@ -100,6 +110,7 @@ class _Comparison:
     def __init__(
         self,
         model: WorldModel,
+        peer: WorldModel | None,
         config: Config,
         frames: LabelledFrames,
         parts: np.ndarray,
@@ -109,7 +120,10 @@ class _Comparison:
     ) -> None:
         self._model, self._config, self._frames, self._usable, self._seed, self._say = model.eval(), config, frames, usable, seed, say
         self.seconds: dict[str, float] = {}
-        models = {"lewm": self._model, "untrained": fresh_model(model, config, seed).eval()}
+        models = {OWN: self._model, FLOOR: fresh_model(model, config, seed).eval()} | ({} if peer is None else {PEER: peer.eval()})
+        self._reads: dict[str, np.ndarray] = {}
+        """Of the test frames int [n, s], by encoder."""
+        self._converged_reads: dict[str, np.ndarray] = {}
         self._say(f"encoding {len(frames):,} frames")
         latents, digests = self._timed("encode", lambda: _encode(list(models.values()), frames))
         self._latents = dict(zip(models, latents, strict=True))
@@ -125,8 +139,15 @@ class _Comparison:
         frequent = _most_frequent(self._usable.values[self._training])
         encoders["majority"] = self._score(np.broadcast_to(frequent, (len(self._test), len(frequent))))
         if supervised_steps > 0:
-            encoders["supervised"] = self._timed("supervised", lambda: self._supervise(supervised_steps))
+            encoders[CEILING] = self._timed("supervised", lambda: self._supervise(supervised_steps))
         return encoders
+
+    def peer_differences(self) -> dict[str, Any]:
+        """The run minus its peer, once ``compare`` has judged both; ``converged``: by the converged classifiers."""
+        test = self._test
+        common = self._usable.values[test], self._usable.names, self._frames.episode[test]
+        original, converged = (compare_peer(reads, *common, seed=self._seed) for reads in (self._reads, self._converged_reads))
+        return original | {"converged": converged}
 
     def _probe(self, name: str) -> dict[str, Any]:
         self._say(f"fitting {len(self._usable.names)} classifiers to the latents of encoder {name!r}")
@@ -134,9 +155,10 @@ class _Comparison:
         training, validation = self._training, self._validation
         parts = latents[training], values[training], latents[validation], values[validation]
         original, converged = (fit_softmax_probe(*parts, recipe=recipe, seed=self._seed, device=device) for recipe in (ORIGINAL, CONVERGED))
-        return self._score(original.read(latents[self._test])) | {
+        self._reads[name], self._converged_reads[name] = original.read(latents[self._test]), converged.read(latents[self._test])
+        return self._score(self._reads[name]) | {
             "num_epochs": original.num_epochs,
-            "converged": self._score(converged.read(latents[self._test])) | {"num_epochs": converged.num_epochs},
+            "converged": self._score(self._converged_reads[name]) | {"num_epochs": converged.num_epochs},
         }
 
     def _supervise(self, num_steps: int) -> dict[str, Any]:
@@ -153,7 +175,8 @@ class _Comparison:
             seed=self._seed,
             progress=self._say,
         )
-        return self._score(reference.read(self._frames, self._test)) | {
+        self._reads[CEILING] = self._converged_reads[CEILING] = reference.read(self._frames, self._test)
+        return self._score(self._reads[CEILING]) | {
             "num_steps": num_steps,
             "kept_step": reference.kept_step,
             "validation_curve": [{"step": step, "cross_entropy_nats": loss} for step, loss in reference.validation_curve],

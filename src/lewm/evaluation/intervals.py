@@ -106,14 +106,15 @@ def separation(
     if scores.shape != is_positive.shape or scores.ndim != 1 or len(positives) == 0 or len(negatives) == 0:
         raise ConfigError(f"separation needs scores of both classes, got {len(positives)} positives and {len(negatives)} negatives")
     wins = (positives[:, None] > negatives).astype(np.float64) + 0.5 * (positives[:, None] == negatives)
-    rows, columns = (_indices(seed, stream, num_resamples, count) for stream, count in ((0, len(positives)), (1, len(negatives))))
-    resampled = np.array([wins[np.ix_(row, column)].mean() for row, column in zip(rows, columns, strict=True)])
+    rows, columns = (resampled_counts(seed, num_resamples, count, stream=stream) for stream, count in ((0, len(positives)), (1, len(negatives))))
+    # Sums of halves are exact, so weighting each pair by how often it is drawn gives the very mean over the drawn pairs.
+    resampled = ((rows.astype(np.float64) @ wins) * columns).sum(1) / wins.size
     return _percentile_estimate(float(wins.mean()), resampled, confidence)
 
 
-def resampled_counts(seed: int, num_resamples: int, n: int) -> np.ndarray:
+def resampled_counts(seed: int, num_resamples: int, n: int, *, stream: int = 0) -> np.ndarray:
     """int64 [num_resamples, n]: how often each of n items is drawn when n are drawn with replacement."""
-    drawn = _indices(seed, 0, num_resamples, n) + np.arange(num_resamples)[:, None] * n
+    drawn = _indices(seed, stream, num_resamples, n) + np.arange(num_resamples)[:, None] * n
     return np.bincount(drawn.ravel(), minlength=num_resamples * n).reshape(num_resamples, n)
 
 

@@ -91,7 +91,7 @@ def r2_intervals(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ends of the interval of each label's R^2, float64 [s] each: a percentile bootstrap that resamples whole episodes.
 
-    ``read`` and ``labels`` are [n, s], ``episodes`` int [n]. NaN for a label that does not vary.
+    ``read`` and ``labels`` are [n, s], ``episodes`` int [n]. NaN for a label that does not vary, and for all if there is a single episode.
     """
     which, ranks = np.unique(episodes, return_inverse=True)
     truth = labels.astype(np.float64)
@@ -106,7 +106,7 @@ def r2_intervals(
         r2 = np.where(variation > 1e-12 * np.maximum(squares, 1e-300), 1 - errors / variation, np.nan)
     tail = 0.5 - confidence / 2
     low, high = np.full(truth.shape[1], np.nan), np.full(truth.shape[1], np.nan)
-    for column in range(truth.shape[1]):
+    for column in range(truth.shape[1] if len(which) > 1 else 0):
         known = r2[np.isfinite(r2[:, column]), column]
         if len(known):
             low[column], high[column] = np.quantile(known, [tail, 1 - tail])
@@ -114,9 +114,13 @@ def r2_intervals(
 
 
 def add_intervals(scores: dict[str, Any], read: np.ndarray, labels: np.ndarray, episodes: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """The scores of ``score_labels`` with ``r2_low`` and ``r2_high``."""
+    """The scores of ``score_labels`` with ``r2_low`` and ``r2_high``; None if there is a single episode."""
     low, high = r2_intervals(read, labels, episodes)
     return {
-        name: score if isinstance(score, str) else score | {"r2_low": float(low[column]), "r2_high": float(high[column])}
+        name: score if isinstance(score, str) else score | {"r2_low": _known(low[column]), "r2_high": _known(high[column])}
         for column, (name, score) in enumerate(zip(names, scores.values(), strict=True))
     }
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -4,7 +4,7 @@ Axes: n sample, D latent, s label, E clip, H context, T model step, A action blo
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from lewm.data.clips import ClipSampler
 from lewm.data.formats.store import Store
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation.collapse import heldout_episodes
+from lewm.evaluation.probe_ceiling import train_ceiling
+from lewm.evaluation.probe_labels import ProbedLabels
 from lewm.evaluation.probe_parts import add_intervals, fit_mlp_probe, pixel_cells, principal_components
 from lewm.evaluation.supervised import fresh_model
 from lewm.models.world_model import WorldModel
@@ -28,6 +30,11 @@ POSITION_LABELS = ("agent_x_px", "agent_y_px")
 """Labels whose joint error is reported as a distance."""
 VELOCITY_WORD = "velocity"
 """Labels with this word in their names cannot be read off a single frame."""
+NO_LABELS = (
+    "this dataset has no labels, so there is nothing to compare with what a probe reads: collect one from a simulated world, or name its columns "
+    "when you convert it (`lewm convert SRC DST --option labels=NAME,NAME`); `lewm eval collapse`, `surprise` and, with a decoder, `reconstruction` "
+    "need no labels"
+)
 NUM_FIT_CLIPS = 4096
 NUM_SCORE_CLIPS = 1024
 CLIPS_PER_BATCH = 256
@@ -133,47 +140,65 @@ def evaluate_probe(
     config: Config,
     horizon_model_steps: int = 5,
     context_model_steps: int = 1,
+    supervised_steps: int = 0,
     num_fit_clips: int = NUM_FIT_CLIPS,
     num_score_clips: int = NUM_SCORE_CLIPS,
     seed: int = 0,
+    progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Read labels off the latents of held-out episodes, and off imagined latents 1.. ``horizon_model_steps`` ahead, with one linear probe.
 
     The probe is fitted on real latents of training episodes (``config`` says which those are); ``mlp`` is a small network in its place. Imagination
     starts from ``context_model_steps`` real latents and uses the true actions. Floors: the mean label, an encoder that was never trained, as many
-    principal components of the pixels and, for imagined latents, the latent that they start from. R^2 of real frames have intervals, from a bootstrap
-    of episodes. ``velocity_labels`` are a negative control where an observation is a single frame. ``DataError`` for a dataset without labels.
+    principal components of the pixels and, for imagined latents, the latent that they start from. Ceiling, with ``supervised_steps`` > 0: the same
+    networks trained on the labels. R^2 of real frames have intervals, from a bootstrap of episodes. Angles are read as sine and cosine
+    (``ProbedLabels``). ``velocity_control`` holds the labels that are a negative control where an observation is a single frame. ``DataError`` for
+    a dataset without labels, with labels that are not finite or never vary, or whose episodes are too few or too short.
     """
-    if horizon_model_steps < 1 or context_model_steps < 1:
-        raise ConfigError(f"horizon_model_steps and context_model_steps must be at least 1, got {horizon_model_steps} and {context_model_steps}")
-    names = tuple(store.label_names)
-    train_ids, heldout_ids = heldout_episodes(store, config)
-    models = [model.eval(), fresh_model(model, config, seed).eval()]
-    fit = encode_clips(models, store, train_ids, num_clips=num_fit_clips, num_transitions=1, seed=seed, with_pixels=True)
+    if horizon_model_steps < 1 or context_model_steps < 1 or supervised_steps < 0:
+        raise ConfigError(
+            "horizon_model_steps and context_model_steps must be at least 1 and supervised_steps at least 0, "
+            f"got {horizon_model_steps}, {context_model_steps} and {supervised_steps}"
+        )
     num_transitions = context_model_steps - 1 + horizon_model_steps
-    heldout = encode_clips(models, store, heldout_ids, num_clips=num_score_clips, num_transitions=num_transitions, seed=seed, with_pixels=True)
+    train_ids, heldout_ids = _usable_episodes(store, config, num_transitions, model.action_block)
+    probed = ProbedLabels.of(store.label_names)
+    models = [model.eval(), fresh_model(model, config, seed).eval()]
+    fit = _probed(probed, encode_clips(models, store, train_ids, num_clips=num_fit_clips, num_transitions=1, seed=seed, with_pixels=True))
+    choice: dict[str, Any] = {"num_clips": num_score_clips, "num_transitions": num_transitions, "seed": seed}
+    heldout = _probed(probed, encode_clips(models, store, heldout_ids, **choice, with_pixels=True))
     probe, untrained_probe = (fit_probe(_rows(latents), _rows(fit.labels)) for latents in fit.latents)
+    if probe.is_constant.all():
+        raise DataError(f"none of the labels {', '.join(probed.names)} varies in the training episodes: there is nothing to probe")
     network = fit_mlp_probe(_rows(fit.latents[0]), _rows(fit.labels), seed=seed)
-    labels = _rows(heldout.labels)
+    names, labels = probed.names, _rows(heldout.labels)
     episodes = np.repeat(heldout.episodes, heldout.labels.shape[1])
 
     def scored(read: np.ndarray) -> dict[str, Any]:
         scores = _scores(probe, read, labels, names)
         return scores | {"labels": add_intervals(scores["labels"], read, labels, episodes, names)}
 
+    floors = {
+        "mean": scored(np.broadcast_to(probe.label_mean, labels.shape)),
+        "untrained": scored(untrained_probe.read(_rows(heldout.latents[1]))),
+        "pixel components": scored(_read_pixels(fit, heldout, fit.latents[0].shape[-1])),
+    }
+    ceilings = {}
+    if supervised_steps > 0:
+        reference = train_ceiling(model, store, train_ids, probed, config=config, num_steps=supervised_steps, seed=seed, progress=progress)
+        read = reference.read(encode_clips([reference.model], store, heldout_ids, **choice).latents[0])
+        about = {"num_steps": supervised_steps, "kept_step": reference.kept_step, "is_still_falling": reference.is_still_falling}
+        ceilings["supervised"] = scored(_rows(read)) | about
+    own = scored(probe.read(_rows(heldout.latents[0])))
     return {
         "evaluation": "probe",
         "format": FORMAT,
-        **scored(probe.read(_rows(heldout.latents[0]))),
+        **own,
         "mlp": scored(network.read(_rows(heldout.latents[0]))),
-        "floors": {
-            "mean": scored(np.broadcast_to(probe.label_mean, labels.shape)),
-            "untrained": scored(untrained_probe.read(_rows(heldout.latents[1]))),
-            "pixel components": scored(_read_pixels(fit, heldout, fit.latents[0].shape[-1])),
-        },
+        "floors": floors,
+        "ceilings": ceilings,
         "imagined": _score_imagined(model, probe, heldout, names, context_model_steps),
-        "velocity_labels": [name for name in names if VELOCITY_WORD in name],
-        "stack_offsets_env_steps": list(model.observation_spec.stack_offsets_env_steps),
+        **_kinds_of_labels(probed, own["labels"], model.observation_spec.stack_offsets_env_steps),
         "context_model_steps": context_model_steps,
         "num_fit_episodes": len(train_ids),
         "num_heldout_episodes": len(heldout_ids),
@@ -181,6 +206,49 @@ def evaluate_probe(
         "num_heldout_frames": len(labels),
         "ridge": RIDGE,
         "seed": seed,
+    }
+
+
+def _usable_episodes(store: Store, config: Config, num_scored_steps: int, action_block: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of the episodes to fit on and to score; ``DataError`` without labels, without either, or if none is long enough."""
+    if not store.label_names:
+        raise DataError(NO_LABELS)
+    train_ids, heldout_ids = heldout_episodes(store, config)
+    _check_lengths(store, train_ids, 1, action_block)
+    _check_lengths(store, heldout_ids, num_scored_steps, action_block)
+    return train_ids, heldout_ids
+
+
+def _check_lengths(store: Store, ids: np.ndarray, num_model_steps: int, action_block: int) -> None:
+    """``DataError`` if no episode has so many model steps, saying how many the longest has."""
+    longest = int(store.index["length"][ids].max())
+    if longest < num_model_steps * action_block:
+        raise DataError(
+            f"{num_model_steps} model steps of {action_block} env steps (context_model_steps - 1 + horizon_model_steps) need an episode of "
+            f"{num_model_steps * action_block} env steps, the longest that is scored has {longest}: imagine at most {longest // action_block} "
+            "(--horizon-model-steps), or collect longer episodes"
+        )
+
+
+def _kinds_of_labels(probed: ProbedLabels, scores: dict[str, Any], stack_offsets_env_steps: tuple[int, ...]) -> dict[str, Any]:
+    """Which labels are angles and which velocities, and what the latter say."""
+    return {
+        "velocity_labels": [name for name in probed.names if VELOCITY_WORD in name],
+        "velocity_control": _velocity_control(scores, stack_offsets_env_steps),
+        "angle_labels": {angle: list(parts) for angle, parts in probed.angles.items()},
+        "stack_offsets_env_steps": list(stack_offsets_env_steps),
+    }
+
+
+def _velocity_control(labels: dict[str, Any], stack_offsets_env_steps: tuple[int, ...]) -> dict[str, Any] | None:
+    """What was read of the labels that no single frame shows; None where the data have none that varies."""
+    velocities = {name: score for name, score in labels.items() if VELOCITY_WORD in name and not isinstance(score, str)}
+    if not velocities:
+        return None
+    return {
+        "kind": "negative" if len(stack_offsets_env_steps) == 1 else "positive",
+        "mean_r2": float(np.mean([score["r2"] for score in velocities.values()])),
+        "labels": {name: {key: score[key] for key in ("r2", "r2_low", "r2_high")} for name, score in velocities.items()},
     }
 
 
@@ -198,6 +266,11 @@ class EncodedClips:
     """int64 [E]."""
     pixels: np.ndarray | None = None
     """float32 [E, T, cells]: the frames averaged down, if they were asked for."""
+
+
+def _probed(probed: ProbedLabels, clips: EncodedClips) -> EncodedClips:
+    """The clips with the labels that are probed."""
+    return dataclasses.replace(clips, labels=probed.read(clips.labels, clips.episodes))
 
 
 def _read_pixels(fit: EncodedClips, heldout: EncodedClips, count: int) -> np.ndarray:
@@ -265,7 +338,7 @@ def encode_clips(
     for k in range(-(-num_clips // size)):
         clip = sampler.batch(k).map(torch.from_numpy)
         if clip.labels is None:
-            raise DataError("this dataset has no labels to probe; collect one from a simulated world")
+            raise DataError(NO_LABELS)
         observations = clip.observations.map(lambda array: array.to(device))
         if is_still:
             observations = dataclasses.replace(observations, frames=observations.frames.repeat_interleave(len(offsets), dim=-4))

@@ -31,14 +31,13 @@ STILL_FALLING = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class SupervisedReference:
-    """A fresh encoder and projector with one softmax head per label, trained end to end."""
+class TrainedNetworks:
+    """A fresh encoder and projector with heads on their latents, trained end to end."""
 
     model: WorldModel
     heads: nn.Linear
-    classes: LabelClasses
     validation_curve: tuple[tuple[int, float], ...]
-    """(optimiser step, cross-entropy in nats on validation frames, averaged over the labels) of each look."""
+    """(optimiser step, loss on validation frames, averaged over the labels) of each look."""
 
     @property
     def kept_step(self) -> int:
@@ -51,11 +50,32 @@ class SupervisedReference:
         losses = [loss for _, loss in self.validation_curve]
         return len(losses) < 2 or losses[-1] < (1 - STILL_FALLING) * min(losses[:-1])
 
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedReference(TrainedNetworks):
+    """With one softmax head per label; the losses are cross-entropies in nats."""
+
+    classes: LabelClasses
+
     @torch.inference_mode()
     def read(self, frames: LabelledFrames, numbers: np.ndarray) -> np.ndarray:
         """The likeliest value of each label, int64 [n, s], of the frames with these numbers."""
         parts = np.split(numbers, range(FRAMES_PER_BATCH, len(numbers), FRAMES_PER_BATCH))
         return np.concatenate([self.classes.decode(self.heads(self.model.encode(observations_of(frames, part, self.model)))) for part in parts])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedRegression(TrainedNetworks):
+    """With one number per label; the losses are mean squared errors of standardised labels."""
+
+    label_mean: np.ndarray
+    label_std: np.ndarray
+
+    @torch.inference_mode()
+    def read(self, latents: np.ndarray) -> np.ndarray:
+        """Labels float64 [..., s] of the latents [..., D] of its own ``model``, in the labels' units."""
+        read = self.heads(torch.from_numpy(latents).to(device_of(self.model))).double().cpu().numpy()
+        return np.asarray(read * self.label_std + self.label_mean)
 
 
 def fresh_model(model: WorldModel, config: Config, seed: int) -> WorldModel:
@@ -84,18 +104,80 @@ def train_supervised(
     Every tenth of the steps looks at the same validation frames [m] with their labels int [m, s]; the weights with the lowest loss there are kept.
     """
     classes = find_classes(labels)
+    task = _Task(
+        frames=frames,
+        numbers=numbers,
+        targets=classes.encode(labels),
+        validation_numbers=validation_numbers,
+        validation_targets=classes.encode(validation_labels),
+        num_outputs=sum(classes.sizes),
+        losses=lambda outputs, targets: cross_entropies(outputs, targets, classes.sizes),
+    )
+    fresh, heads, curve = _train(model, task, config, num_steps, seed, progress)
+    return SupervisedReference(model=fresh, heads=heads, validation_curve=curve, classes=classes)
+
+
+def train_regression(
+    model: WorldModel,
+    frames: LabelledFrames,
+    numbers: np.ndarray,
+    labels: np.ndarray,
+    validation_numbers: np.ndarray,
+    validation_labels: np.ndarray,
+    *,
+    config: Config,
+    num_steps: int,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> SupervisedRegression:
+    """The same for labels that are quantities, float [n, s] and [m, s]: mean squared errors of labels standardised over the training frames."""
+    mean, std = labels.mean(0, dtype=np.float64), labels.std(0, dtype=np.float64)
+    safe_std = np.where(std > 1e-6 * np.maximum(1.0, np.abs(labels).max(0)), std, np.inf)  # what never varies is read as its mean
+    task = _Task(
+        frames=frames,
+        numbers=numbers,
+        targets=((labels - mean) / safe_std).astype(np.float32),
+        validation_numbers=validation_numbers,
+        validation_targets=((validation_labels - mean) / safe_std).astype(np.float32),
+        num_outputs=labels.shape[1],
+        losses=lambda outputs, targets: (outputs - targets).square().mean(0),
+    )
+    fresh, heads, curve = _train(model, task, config, num_steps, seed, progress)
+    return SupervisedRegression(
+        model=fresh, heads=heads, validation_curve=curve, label_mean=mean, label_std=np.where(np.isfinite(safe_std), safe_std, 0.0)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """What networks are trained to tell of some frames, and how far off they are."""
+
+    frames: LabelledFrames
+    numbers: np.ndarray
+    targets: np.ndarray
+    """[n, s]."""
+    validation_numbers: np.ndarray
+    validation_targets: np.ndarray
+    num_outputs: int
+    losses: Callable[[Tensor, Tensor], Tensor]
+    """Of outputs [B, K] for targets [B, s]: the loss of each label, [s]."""
+
+
+def _train(
+    model: WorldModel, task: _Task, config: Config, num_steps: int, seed: int, progress: Callable[[str], None] | None
+) -> tuple[WorldModel, nn.Linear, tuple[tuple[int, float], ...]]:
+    """Networks and heads with the lowest validation loss, in evaluation mode, and the validation curve."""
     fresh = fresh_model(model, config, seed).train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
-        heads = nn.Linear(fresh.latent_dimension, sum(classes.sizes)).to(device_of(model))
+        heads = nn.Linear(fresh.latent_dimension, task.num_outputs).to(device_of(model))
     parameters = [*fresh.parameters(), *heads.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    codes, order = classes.encode(labels), _shuffled_passes(len(numbers), num_steps * BATCH_SIZE, seed)
-    watch = _Watch(fresh, heads, frames, validation_numbers, classes.encode(validation_labels), classes.sizes)
+    order, watch = _shuffled_passes(len(task.numbers), num_steps * BATCH_SIZE, seed), _Watch(fresh, heads, task)
     for step in range(num_steps):
         batch = np.sort(order[step * BATCH_SIZE : (step + 1) * BATCH_SIZE])  # in the order of the dataset
-        logits = heads(fresh.encode(observations_of(frames, numbers[batch], fresh)))
-        loss = cross_entropies(logits, torch.from_numpy(codes[batch]).to(logits.device), classes.sizes).mean()
+        outputs = heads(fresh.encode(observations_of(task.frames, task.numbers[batch], fresh)))
+        loss = task.losses(outputs, torch.from_numpy(task.targets[batch]).to(outputs.device)).mean()
         optimiser.param_groups[0]["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * step / num_steps))
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -104,18 +186,19 @@ def train_supervised(
         if (step + 1) % max(1, num_steps // NUM_LOOKS) == 0 or step + 1 == num_steps:
             watch.look(step + 1)
         if progress is not None and (step + 1) % SAY_EVERY_STEPS == 0:
-            progress(f"supervised reference: step {step + 1:,} of {num_steps:,}, cross-entropy {loss.item():.3f}")
+            progress(f"supervised reference: step {step + 1:,} of {num_steps:,}, loss {loss.item():.3f}")
     watch.restore()
-    return SupervisedReference(model=fresh.eval(), heads=heads.eval(), classes=classes, validation_curve=tuple(watch.curve))
+    return fresh.eval(), heads.eval(), tuple(watch.curve)
 
 
 class _Watch:
     """Measures the loss on a fixed subset of the validation frames and remembers the weights with the lowest one."""
 
-    def __init__(self, model: WorldModel, heads: nn.Linear, frames: LabelledFrames, numbers: np.ndarray, codes: np.ndarray, sizes: list[int]) -> None:
-        chosen = np.unique(np.linspace(0, len(numbers) - 1, min(len(numbers), MAX_VALIDATION_FRAMES)).round().astype(np.int64))
-        self._networks, self._frames, self._numbers = nn.ModuleList([model, heads]), frames, numbers[chosen]
-        self._codes, self._sizes = torch.from_numpy(codes[chosen]).to(device_of(model)), sizes
+    def __init__(self, model: WorldModel, heads: nn.Linear, task: _Task) -> None:
+        num_frames = len(task.validation_numbers)
+        chosen = np.unique(np.linspace(0, num_frames - 1, min(num_frames, MAX_VALIDATION_FRAMES)).round().astype(np.int64))
+        self._networks, self._task, self._numbers = nn.ModuleList([model, heads]), task, task.validation_numbers[chosen]
+        self._targets = torch.from_numpy(task.validation_targets[chosen]).to(device_of(model))
         self._model, self._heads = model, heads
         self._best: dict[str, Tensor] = {}
         self.curve: list[tuple[int, float]] = []
@@ -125,8 +208,8 @@ class _Watch:
         """Measure the networks as they are after this many steps."""
         self._networks.eval()
         parts = np.split(self._numbers, range(FRAMES_PER_BATCH, len(self._numbers), FRAMES_PER_BATCH))
-        logits = torch.cat([self._heads(self._model.encode(observations_of(self._frames, part, self._model))) for part in parts])
-        loss = float(cross_entropies(logits, self._codes, self._sizes).mean())
+        outputs = torch.cat([self._heads(self._model.encode(observations_of(self._task.frames, part, self._model))) for part in parts])
+        loss = float(self._task.losses(outputs, self._targets).mean())
         if not self.curve or loss < min(before for _, before in self.curve):
             self._best = {name: value.clone() for name, value in self._networks.state_dict().items()}
         self.curve.append((step, loss))

@@ -3,159 +3,229 @@
 Surprise is the logarithm of the prediction error of the next latent, in standard deviations of normal steps. What a violation is compared with is the
 same clip as it was, so every comparison is paired.
 
-Axes: B clip, T model step, D latent.
+Axes: B clip, T model step.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from lewm.config import Config
 from lewm.data.clips import ClipSampler
 from lewm.data.formats.store import Store
-from lewm.envs.two_room_batch import TwoRoomBatch
-from lewm.envs.two_room_layout import SPEED_PX
-from lewm.errors import ConfigError
+from lewm.errors import ConfigError, DataError
 from lewm.evaluation.collapse import heldout_episodes
 from lewm.evaluation.intervals import mcnemar_p, separation
-from lewm.evaluation.violations import CLIP_STEPS, FRAME_VIOLATIONS, NUM_STEPS, VIOLATION_STEP, action_flip, shortened, wall_crossings
+from lewm.evaluation.surprise_signals import FALSE_ALARM_RATE, Calibration, Signals, joined, measure
+from lewm.evaluation.surprise_timeline import episode_table, evaluate_episode, timeline_of
+from lewm.evaluation.violations import (
+    ACTION_FLIP,
+    ACTION_SIZES,
+    CLIP_STEPS,
+    FRAME_VIOLATIONS,
+    NUM_STEPS,
+    VIOLATION_STEP,
+    action_flip,
+    shortened,
+)
+from lewm.evaluation.wall_crossings import MATCHED_PX, SIZES_PX, matched, wall_crossings, why_no_crossings
 from lewm.models.world_model import WorldModel
+from lewm.registry import did_you_mean
 from lewm.schema import Clip
 
-FORMAT = 1
+FORMAT = 2
 NUM_CLIPS, CLIPS_PER_CHUNK = 512, 128
-ACTION_SIZES = (0.5, 1.0)
-FALSE_ALARM_RATE = 0.01
-"""Of normal steps: the threshold of an alarm is their quantile."""
+WALL, WALL_MATCHED = "wall", "wall-matched"
+VIOLATIONS = (*FRAME_VIOLATIONS, ACTION_FLIP, WALL, WALL_MATCHED)
+MIN_MATCHED = 8
+"""Fewer pairs of matched runs are not compared."""
+Chunks = list[Clip[np.ndarray]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Signals:
-    """What could tell each step of some clips: float64 [B, T] each."""
-
-    prediction: np.ndarray
-    """log of the mean squared error of the predicted latent."""
-    persistence: np.ndarray
-    """log of the mean squared change of the latent."""
-    frame_difference: np.ndarray
-    """log of the mean absolute change of the frame."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """What is normal: mean and standard deviation of the log errors of normal steps, and the alarm's threshold."""
-
-    mean: float
-    std: float
-    threshold: float
-
-    @classmethod
-    def of(cls, signals: Signals) -> "Calibration":
-        """From normal clips."""
-        values = signals.prediction.ravel()
-        return cls(mean=float(values.mean()), std=float(max(values.std(), 1e-9)), threshold=float(np.quantile(values, 1 - FALSE_ALARM_RATE)))
-
-
-def evaluate_surprise(model: WorldModel, store: Store, *, config: Config, num_clips: int = NUM_CLIPS, seed: int = 0) -> dict[str, Any]:
-    """Violations of every kind and size on clips of held-out episodes, JSON-ready.
+def evaluate_surprise(
+    model: WorldModel,
+    store: Store,
+    *,
+    config: Config,
+    num_clips: int = NUM_CLIPS,
+    violations: Sequence[str] | None = None,
+    episode: int | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Violations of every kind and size on clips of held-out episodes, JSON-ready; with ``episode``, the surprise of every step of that one instead.
 
     Half of the clips say what is normal, the other half is scored. For each violation: AUROC of the surprise at its step against the same step of the
     same clips as they were, with interval; the same of frame difference and of latent persistence (floors); effect size, an exact sign test, how
-    often and after how many steps the alarm is raised. In two-room, agents run through the wall as well. ``DataError`` if no held-out episode is
-    long enough.
+    often and after how many steps the alarm is raised; ``timelines`` have every step of the largest size. In two-room, agents run through the wall as
+    well. ``violations`` names those to make; ``ConfigError`` for one that cannot be made of these data. By default all that can are made,
+    ``left_out`` says why others are not. ``DataError`` if no held-out episode is long enough.
     """
     if num_clips < 8:
         raise ConfigError(f"num_clips must be at least 8, got {num_clips}")
     model.eval()
-    chunks = list(_chunks(model, store, config, num_clips, seed))
+    if episode is not None:
+        if violations is not None:
+            raise ConfigError("violations are made in clips, and the surprise of one episode is that of the episode as it is: ask for one of the two")
+        return evaluate_episode(model, store, config=config, episode=episode, num_clips=num_clips, seed=seed)
+    chunks, clip_steps = _chunks(model, store, config, num_clips, seed)
+    wanted, left_out = _possible(violations, model, store, chunks, clip_steps)
     cut = max(1, len(chunks) // 2)
-    calibration = Calibration.of(_joined([_signals(model, shortened(chunk)) for chunk in chunks[:cut]]))
-    scored = chunks[cut:] or chunks
-    normal = _joined([_signals(model, shortened(chunk)) for chunk in scored])
-    violations: dict[str, dict[str, Any]] = {}
-    for name, (change, sizes) in FRAME_VIOLATIONS.items():
-        violations[name] = {}
-        for size in sizes:
-            generator = np.random.default_rng([seed, len(violations)])
-            changed = _joined([_signals(model, change(chunk, size, generator)) for chunk in scored])
-            violations[name][f"{size:g}"] = _compared(normal, changed, calibration)
-    if model.action_spec.kind != "none":
-        mean = np.tile(model.action_mean.cpu().numpy(), model.action_block)
-        sizes = (1.0,) if model.action_spec.kind == "discrete" else ACTION_SIZES
-        flips = {size: _joined([_signals(model, action_flip(chunk, model.action_spec, mean, size)) for chunk in scored]) for size in sizes}
-        violations["action-flip"] = {f"{size:g}": _compared(normal, changed, calibration) for size, changed in flips.items()}
-    wall = _wall(model, store, len(normal.prediction), seed, calibration)
+    comparison = _Comparison(model, store, chunks[:cut], chunks[cut:] or chunks, seed)
+    for name in wanted:
+        reasons = comparison.add(name, clip_steps)
+        if violations is not None and name not in comparison.found:
+            raise ConfigError(f"violation {name!r} cannot be made here: {'; '.join(reasons.values())}")
+        left_out |= reasons
+    normal, calibration = comparison.normal, comparison.calibration
     return {
         "evaluation": "surprise",
         "format": FORMAT,
-        "violations": violations | ({} if wall is None else {"wall": {"1": wall}}),
+        "violations": comparison.found,
+        "left_out": left_out,
+        "timelines": comparison.timelines,
         "calibration": {"mean": calibration.mean, "std": calibration.std, "threshold": calibration.threshold, "false_alarm_rate": FALSE_ALARM_RATE},
+        "threshold": calibration.standard_threshold,
         "false_alarms_per_1000_steps": float(1000 * (normal.prediction > calibration.threshold).mean()),
         "num_clips": len(normal.prediction),
         "violation_step": VIOLATION_STEP,
         "num_model_steps": NUM_STEPS,
+        "action_block": model.action_block,
         "seed": seed,
     }
 
 
-def _wall(model: WorldModel, store: Store, num_clips: int, seed: int, calibration: Calibration) -> dict[str, Any] | None:
-    """Runs through the wall against the same runs through the door; None in other worlds, and where a step is too short to cross the wall."""
-    if store.env.get("name") != "two-room" or model.observation_spec.num_views != 1:
-        return None
-    control, crossing = wall_crossings(num_clips, model.action_block, dict(store.env.get("options", {})), seed)
-    spec = TwoRoomBatch(1, **dict(store.env.get("options", {}))).options
-    if SPEED_PX * model.action_block < spec.wall_thickness_px + 2 * spec.agent_radius_px:
-        return None
-    return _compared(_signals(model, control), _signals(model, crossing), calibration)
+class _Comparison:
+    """Violations, each compared with the clips as they were."""
+
+    def __init__(self, model: WorldModel, store: Store, calibrating: Chunks, scored: Chunks, seed: int) -> None:
+        self._model, self._store, self._scored, self._seed = model, store, scored, seed
+        self._calibrating = joined([measure(model, shortened(chunk)) for chunk in calibrating])
+        self.calibration = Calibration.of(self._calibrating.prediction)
+        self.normal = joined([measure(model, shortened(chunk)) for chunk in scored])
+        self.found: dict[str, dict[str, Any]] = {}
+        """By violation and size."""
+        self.timelines: dict[str, dict[str, Any]] = {}
+        """By violation: of its largest size, and of the clips that it is compared with."""
+
+    def add(self, name: str, clip_steps: int) -> dict[str, str]:
+        """Make a violation in all its sizes; why some of them could not be made, by name and size."""
+        if name in FRAME_VIOLATIONS:
+            return self._add_changes(name, clip_steps)
+        if name == ACTION_FLIP:
+            model = self._model
+            mean = np.tile(model.action_mean.cpu().numpy(), model.action_block)
+            for size in (1.0,) if model.action_spec.kind == "discrete" else ACTION_SIZES:
+                self._add(
+                    name, size, self.normal, joined([measure(model, action_flip(chunk, model.action_spec, mean, size)) for chunk in self._scored])
+                )
+            return {}
+        return self._add_walls() if name == WALL else self._add_matched_walls()
+
+    def _add_changes(self, name: str, clip_steps: int) -> dict[str, str]:
+        change, sizes = FRAME_VIOLATIONS[name]
+        generator_seed = list(FRAME_VIOLATIONS).index(name) + 1
+        left_out = {}
+        for size in sizes:
+            if name == "teleport" and NUM_STEPS + size > clip_steps:
+                left_out[f"{name} {size:g}"] = f"the longest held-out episode has {clip_steps} model steps, this needs {NUM_STEPS + size:g}"
+                continue
+            generator = np.random.default_rng([self._seed, generator_seed])
+            self._add(name, size, self.normal, joined([measure(self._model, change(chunk, size, generator)) for chunk in self._scored]))
+        return left_out
+
+    def _add_walls(self) -> dict[str, str]:
+        for size in SIZES_PX:
+            control, crossing = self._runs(len(self.normal.prediction), (size, size))
+            self._add(WALL, size, measure(self._model, control), measure(self._model, crossing))
+        return {}
+
+    def _add_matched_walls(self) -> dict[str, str]:
+        """Of twice as many runs, those through the wall after which the latent has moved as far as after one through the door."""
+        runs = self._runs(2 * len(self.normal.prediction), MATCHED_PX)
+        control, crossing = (measure(self._model, run) for run in runs)
+        is_to_the_right = runs[0].blocks[:, VIOLATION_STEP, 0] > 0
+        pairs = matched(control.persistence[:, VIOLATION_STEP], crossing.persistence[:, VIOLATION_STEP], is_to_the_right)
+        if len(pairs[0]) < MIN_MATCHED:
+            return {
+                WALL_MATCHED: f"of {len(control.prediction)} runs through the wall, {len(pairs[0])} move the latent as far as one through the door"
+            }
+        self._add(WALL_MATCHED, 1, _rows(control, pairs[0]), _rows(crossing, pairs[1]))
+        return {}
+
+    def _runs(self, num_runs: int, beside_px: tuple[float, float]) -> tuple[Clip[np.ndarray], Clip[np.ndarray]]:
+        return wall_crossings(num_runs, self._model.action_block, dict(self._store.env.get("options", {})), beside_px, self._seed)
+
+    def _add(self, name: str, size: float, normal: Signals, changed: Signals) -> None:
+        self.found.setdefault(name, {})[f"{size:g}"] = _compared(normal, changed, self.calibration)
+        lines = {"normal": timeline_of(normal, self._calibrating), "violated": timeline_of(changed, self._calibrating)}
+        self.timelines[name] = {"size": f"{size:g}"} | lines  # sizes ascend
 
 
-def _chunks(model: WorldModel, store: Store, config: Config, num_clips: int, seed: int) -> Iterator[Clip[np.ndarray]]:
+def _possible(
+    asked: Sequence[str] | None, model: WorldModel, store: Store, chunks: Chunks, clip_steps: int
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The violations to make, and why the others cannot be made; ``ConfigError`` if one that was asked for is among these, or unknown."""
+    for name in asked or ():
+        if name not in VIOLATIONS:
+            raise ConfigError(f"unknown violation {name!r}.{did_you_mean(name, VIOLATIONS)}")
+    reasons = {name: _why_not(name, model, store, chunks, clip_steps) for name in VIOLATIONS}
+    impossible = {name: reason for name, reason in reasons.items() if reason is not None}
+    if asked is None:
+        return tuple(name for name in VIOLATIONS if name not in impossible), impossible
+    for name in asked:
+        if name in impossible:
+            possible = ", ".join(each for each in VIOLATIONS if each not in impossible)
+            raise ConfigError(f"violation {name!r} cannot be made here: {impossible[name]}; ask for {possible}")
+    return tuple(name for name in VIOLATIONS if name in asked), {}
+
+
+def _why_not(name: str, model: WorldModel, store: Store, chunks: Chunks, clip_steps: int) -> str | None:
+    if name == "teleport" and clip_steps <= NUM_STEPS:
+        return f"the longest held-out episode has {clip_steps} model steps, this needs {NUM_STEPS + 1}"
+    if name == "colour-change" and all(_is_grey(chunk.observations.frames) for chunk in chunks):
+        return "the frames are grey, and turning colours changes no grey"
+    if name == ACTION_FLIP and "none" in (model.action_spec.kind, store.action_spec.kind):
+        return "the model takes no actions" if model.action_spec.kind == "none" else "the recordings have no actions"
+    if name in (WALL, WALL_MATCHED):
+        if store.env.get("name") != "two-room":
+            return f"only two-room has such a wall, these data come from {store.env.get('name') or 'no known world'}"
+        if model.observation_spec.num_views != 1:
+            return "frames are stacked, and runs are drawn one frame at a time"
+        return why_no_crossings(dict(store.env.get("options", {})), model.action_block)
+    return None
+
+
+def _chunks(model: WorldModel, store: Store, config: Config, num_clips: int, seed: int) -> tuple[Chunks, int]:
+    """Clips of held-out episodes, and their model steps: enough for every teleport, or as many as the longest episode has."""
+    episode_ids = heldout_episodes(store, config)[1]
+    longest_env_steps = int(store.index["length"][episode_ids].max())
+    clip_steps = min(CLIP_STEPS, longest_env_steps // model.action_block)
+    if clip_steps < NUM_STEPS:
+        raise DataError(
+            f"no held-out episode is long enough for a violation: the longest has {longest_env_steps} env steps, and {NUM_STEPS} model steps are "
+            f"{NUM_STEPS * model.action_block}; use longer episodes, or look at one with --episode N"
+        )
     sampler = ClipSampler(
         store,
-        num_transitions=CLIP_STEPS,
+        num_transitions=clip_steps,
         action_block=model.action_block,
         stack_offsets_env_steps=model.observation_spec.stack_offsets_env_steps,
-        episode_ids=heldout_episodes(store, config)[1],
+        episode_ids=episode_ids,
         batch_size=CLIPS_PER_CHUNK,
         seed=seed,
     )
-    return sampler.fixed_chunks(seed, num_clips, max(2, min(CLIPS_PER_CHUNK, num_clips // 4)))
+    size = max(2, min(CLIPS_PER_CHUNK, num_clips // 4))
+    return list(sampler.fixed_chunks(seed, num_clips, size)), clip_steps
 
 
-@torch.no_grad()
-def _signals(model: WorldModel, clip: Clip[np.ndarray]) -> Signals:
-    device = next(model.parameters()).device
-    moved = clip.map(lambda array: torch.from_numpy(np.ascontiguousarray(array)).to(device))
-    latents = model.encode(moved.observations).float()
-    errors = [_error(model, latents, moved.blocks, step) for step in range(clip.blocks.shape[1])]
-    frames = clip.observations.frames.astype(np.int16)
-    change = np.abs(np.diff(frames, axis=1)).mean(axis=tuple(range(2, frames.ndim)))
-    return Signals(
-        prediction=_log(torch.stack(errors, dim=1).cpu().numpy()),
-        persistence=_log(latents.diff(dim=1).square().mean(-1).cpu().numpy()),
-        frame_difference=_log(change),
-    )
+def _is_grey(frames: np.ndarray) -> bool:
+    return bool((frames[..., :1] == frames[..., 1:]).all())
 
 
-def _error(model: WorldModel, latents: Float[Tensor, "B T D"], blocks: Tensor, step: int) -> Float[Tensor, " B"]:
-    """Mean squared error of the latent after ``step``, predicted from as many steps before it as the model attends to."""
-    first = max(0, step + 1 - model.history_model_steps)
-    predicted = model.predict(latents[:, first : step + 1], blocks[:, first : step + 1])[:, -1]
-    return (predicted.float() - latents[:, step + 1]).square().mean(-1)
-
-
-def _log(values: np.ndarray) -> np.ndarray:
-    return np.log(np.maximum(values.astype(np.float64), 1e-12))
-
-
-def _joined(parts: list[Signals]) -> Signals:
-    return Signals(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in Signals.__dataclass_fields__})
+def _rows(signals: Signals, numbers: np.ndarray) -> Signals:
+    return Signals(**{name: getattr(signals, name)[numbers] for name in Signals.__dataclass_fields__})
 
 
 def _compared(normal: Signals, changed: Signals, calibration: Calibration) -> dict[str, Any]:
@@ -188,6 +258,8 @@ def _compared(normal: Signals, changed: Signals, calibration: Calibration) -> di
 
 def surprise_table(result: dict[str, Any]) -> str:
     """The result as plain text."""
+    if "episode" in result:
+        return episode_table(result)
     header = ("violation", "size", "n", "AUROC [95 %]", "persistence", "frame difference", "over floor", "effect", "sign test p", "noticed", "delay")
     rows = [header]
     for name, sizes in result["violations"].items():
@@ -210,4 +282,5 @@ def surprise_table(result: dict[str, Any]) -> str:
             )
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += [f"not made: {name}: {reason}" for name, reason in result["left_out"].items()]
     return "\n".join([*lines, f"false alarms: {result['false_alarms_per_1000_steps']:.1f} per 1,000 normal steps"])

@@ -19,8 +19,10 @@ from lewm.config import PlannerConfig
 from lewm.data.episodes import EpisodeStore
 from lewm.envs.base import make_batch
 from lewm.errors import ConfigError, DataError
+from lewm.evaluation.atari_table import atari_table
 from lewm.evaluation.dataset_protocols import protocol_options, protocol_planner
 from lewm.evaluation.label_goals import compare_goals, kind_of_comparison, matching_store
+from lewm.evaluation.probe_table import probe_table
 from lewm.evaluation.protocol import HELDOUT
 from lewm.evaluation.reconstruction import reconstruction_table
 from lewm.evaluation.success import evaluate_success
@@ -35,11 +37,6 @@ REPEAT_OPTIONS = ("action_repeat", "frame_skip")
 """Options of worlds that say how long an env step is."""
 NEEDED_HEADS = {"reconstruction": "decoder"}
 """Evaluations that need a network on the latents, which they are given under its name."""
-ERROR_COLUMNS = {
-    "position_error": ("position error, median", "{median_px:.1f} px"),
-    "angle_error": ("angle error, median", "{median_rad:.3f} rad"),
-}
-"""Joint errors that a probe reports beside its labels, where the world has them: title and cell."""
 
 
 def evaluate(
@@ -112,17 +109,25 @@ def load_policy(run: Path | str, *, planner: PlannerConfig | None = None, data: 
     return MPCPolicy(checkpoint.model, planner, comparison.readout)
 
 
-def evaluate_latents(name: str, run: Path | str, data: Path | str, *, device: str = "cpu", command: str = "", **options: Any) -> dict[str, Any]:
+def evaluate_latents(
+    name: str, run: Path | str, data: Path | str, *, device: str = "cpu", command: str = "", peer: Path | str | None = None, **options: Any
+) -> dict[str, Any]:
     """``lewm eval probe``, ``collapse`` or ``atari-labels``: measurements on a dataset; ``options`` are the evaluation's own.
 
-    ``is_training_dataset`` says whether the run was trained on that very dataset.
+    ``is_training_dataset`` says whether the run was trained on that very dataset. ``peer``: another run, for evaluations that compare two.
     """
     checkpoint = load_checkpoint(run, device)
     store = matching_store(checkpoint, data)
     if name in NEEDED_HEADS:
         options[NEEDED_HEADS[name]] = _head(checkpoint, NEEDED_HEADS[name])
+    if peer is not None:
+        other = load_checkpoint(peer, device)
+        matching_store(other, data)
+        options["peer"] = other.model
     result: dict[str, Any] = EVALUATIONS.load(name)(checkpoint.model, store, config=checkpoint.config, **options)
     sha256 = store.dataset_sha256
+    if peer is not None:
+        result["peer"] = _described(other, checkpoint, sha256)
     return result | {
         "checkpoint_sha256": checkpoint.sha256,
         "dataset_sha256": sha256,
@@ -137,81 +142,17 @@ def evaluate_latents(name: str, run: Path | str, data: Path | str, *, device: st
 def latent_table(result: dict[str, Any]) -> str:
     """The result of ``evaluate_latents`` as plain text."""
     tables = {
-        "probe": _probe_table,
+        "probe": probe_table,
         "collapse": _collapse_table,
         "surprise": surprise_table,
         "reconstruction": reconstruction_table,
-        "atari-labels": _labels_table,
+        "atari-labels": atari_table,
     }
     table = tables.get(result.get("evaluation", ""))
     if table is None:
         return json.dumps(result, indent=2)
     env = result.get("env") or "recordings without a simulator"
     return f"{table(result)}\n{env}, action repeat {result['action_repeat']}" if "action_repeat" in result else table(result)
-
-
-def _probe_table(result: dict[str, Any]) -> str:
-    velocities = result.get("velocity_labels", [])
-    labels = sorted(result["labels"], key=lambda name: name in velocities)  # a group of their own, at the end
-    errors = [name for name in ERROR_COLUMNS if result.get(name) is not None]
-    rows = [("", *labels, *(ERROR_COLUMNS[name][0] for name in errors))]
-    rows.append(_probe_row("latents of held-out frames", result, labels, errors))
-    rows.append(("  95 % interval of R^2", *(_r2_interval(result["labels"][name]) for name in labels), *("" for _ in errors)))
-    rows.append(_probe_row("the same, small network", result["mlp"], labels, errors))
-    rows += [_probe_row(f"imagined {entry['model_steps']} model steps ahead", entry, labels, errors) for entry in result["imagined"]]
-    rows += [_probe_row(f"floor: {name}", floor, labels, errors) for name, floor in result["floors"].items()]
-    return "\n".join(["linear probe, R^2 (RMSE) per label", *_columns(rows), *_velocity_note(velocities, result)])
-
-
-def _probe_row(title: str, scores: dict[str, Any], labels: Sequence[str], errors: Sequence[str]) -> tuple[str, ...]:
-    by_label = [scores["labels"][name] for name in labels]
-    cells = [score if isinstance(score, str) else f"{score['r2']:.4f} ({score['rmse']:.2f})" for score in by_label]
-    return (title, *cells, *(ERROR_COLUMNS[name][1].format(**scores[name]) for name in errors))
-
-
-def _r2_interval(score: Any) -> str:
-    return "" if isinstance(score, str) else f"[{score['r2_low']:.4f}, {score['r2_high']:.4f}]"
-
-
-def _velocity_note(velocities: Sequence[str], result: dict[str, Any]) -> list[str]:
-    if not velocities:
-        return []
-    offsets = tuple(result["stack_offsets_env_steps"])
-    if len(offsets) > 1:
-        return [f"velocity labels are a positive control here: the observations stack the frames of env steps {offsets}"]
-    return [f"velocity labels cannot be read off one frame: with data.stack_offsets_env_steps = {offsets} they are a negative control"]
-
-
-def _labels_table(result: dict[str, Any]) -> str:
-    encoders, frames = result["encoders"], result["frames"]
-    rows = [("", "entropy", *encoders)]
-    for name, about in result["labels"].items():
-        rows.append((name, f"{about['entropy_nats']:.2f}", *(f"{scores['labels'][name]['f1']:.3f}" for scores in encoders.values())))
-    for name in encoders["lewm"]["categories"]:
-        rows.append((f"category {name}", "", *(f"{scores['categories'][name]['f1']:.3f}" for scores in encoders.values())))
-    rows.append(("mean of the categories", "", *(f"{scores['mean_f1']:.3f}" for scores in encoders.values())))
-    counts = ", ".join(f"{frames[f'num_{part}_frames']:,} {part}" for part in ("training", "validation", "test"))
-    lines = [f"weighted F1 of linear label probes; frames: {counts} ({frames['num_duplicate_test_frames']:,} duplicates left out)", *_columns(rows)]
-    converged = {name: scores["converged"]["mean_f1"] for name, scores in encoders.items() if "converged" in scores}
-    lines.append("means with converged classifiers on standardised latents: " + ", ".join(f"{name} {f1:.3f}" for name, f1 in converged.items()))
-    for how, relative in (("", result["relative_f1"]), (", converged classifiers", result["converged_relative_f1"])):
-        if relative is not None:
-            lines.append(f"relative F1 (0: untrained, 1: supervised){how}: {relative:.3f}")
-    lines += [f"dropped {name}: {reason}" for name, reason in result["dropped_labels"].items()]
-    if result.get("is_training_dataset"):
-        held_out = f"{frames['num_heldout_test_episodes']} of {frames['num_test_episodes']} test episodes"
-        held_out += f" ({frames['num_heldout_test_frames']:,} of {frames['num_test_frames']:,} test frames)"
-        lines.append(f"the run was trained, without labels, on this dataset; it held out {held_out}")
-    if encoders.get("supervised", {}).get("is_still_falling"):
-        lines.append("the supervised reference was still improving at its last step and is weaker than it could be: raise --supervised-steps")
-    lines.append(f"{'comparable' if result['comparable'] else 'not comparable'} with AtariARI's published numbers: {result['why']}")
-    return "\n".join(lines)
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines with aligned columns."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _collapse_table(result: dict[str, Any]) -> str:
@@ -238,6 +179,17 @@ def _collapse_table(result: dict[str, Any]) -> str:
         shape = f"std {one['std']:.3f}, skewness {one['skewness']:.2f}, excess kurtosis {one['excess_kurtosis']:.2f}"
         lines.append(f"least Gaussian: {one['kind']}: {shape}, distance {one['distance']:.4f} (chance: {1 / result['num_frames']:.4f})")
     return "\n".join(lines)
+
+
+def _described(peer: Checkpoint, checkpoint: Checkpoint, dataset_sha256: str) -> dict[str, Any]:
+    """What another run is, and whether it held out the same episodes of its training data."""
+    splits = [(one.config.data.split_seed, one.config.data.validation_fraction) for one in (peer, checkpoint)]
+    return {
+        "checkpoint_sha256": peer.sha256,
+        "objective": peer.config.objective.name,
+        "is_training_dataset": peer.provenance.get("dataset_sha256") == dataset_sha256,
+        "is_split_shared": splits[0] == splits[1],
+    }
 
 
 def _world(checkpoint: Checkpoint, env: str | None, env_options: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:
