@@ -18,7 +18,8 @@ from lewm.config import Config, PlannerConfig
 from lewm.config_files import load_preset
 from lewm.models.world_model import WorldModel
 from lewm.planning.base import BlockSpace, Cost, Planner
-from lewm.planning.costs import LatentGoalCost, reduce_over_horizon
+from lewm.planning.costs import LatentGoalCost
+from lewm.planning.terms import reduce_over_horizon
 from lewm.registry import PLANNERS
 from lewm.schema import ActionSpec, ObservationSpec
 

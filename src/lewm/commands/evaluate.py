@@ -13,7 +13,7 @@ from lewm.commands.parsing import check_result_file, command_line, parse, parse_
 from lewm.config import PlannerConfig
 from lewm.config_files import from_dict, load_preset
 from lewm.errors import ConfigError, LewmError
-from lewm.registry import EVALUATIONS, POLICIES
+from lewm.registry import EVALUATIONS, PLANNERS, POLICIES
 
 
 @dataclass(frozen=True)
@@ -297,7 +297,15 @@ def _write_to_run(path: Path | None, result: dict[str, Any], run: Path) -> None:
 
 
 def _planner_of(words: Sequence[str]) -> PlannerConfig:
-    """The planner settings of the run among the words: what the flags change."""
+    """The planner settings that the flags change: those of the run among the words that the planner asked for knows."""
+    base = _own_planner_of(words)
+    split = [part for word in words for part in (word.split("=", 1) if word.startswith("--planner.name=") else [word])]
+    names = [name for flag, name in itertools.pairwise(split) if flag == "--planner.name"]
+    return base.switched(names[-1]) if names and names[-1] in PLANNERS else base
+
+
+def _own_planner_of(words: Sequence[str]) -> PlannerConfig:
+    """The planner settings of the run among the words."""
     if "--help" in words or "-h" in words:
         return PlannerConfig()
     if "--protocol=official" in words or ("--protocol", "official") in itertools.pairwise(words):
