@@ -165,7 +165,7 @@ def check_kind(planner: str, action_spec: ActionSpec) -> None:
 
 
 def check_usable(has_only_nan: Bool[Tensor, " E"]) -> None:
-    """``PlanningError`` if an episode had no candidate with a cost. Waits for the device, so it comes last."""
+    """``PlanningError`` if no candidate of an episode ever had a cost. Waits for the device, so it comes last."""
     if bool(has_only_nan.any()):
         raise PlanningError("every candidate has a cost that is not a number: the model's weights or its input are damaged")
 

@@ -114,7 +114,8 @@ def descend(
     points = space.normalise(space.env_units(starts)).detach().clone().requires_grad_()
     free = replace(space, config=replace(config, use_bounds=False))  # points are within bounds: clamping them again would stop gradients there
     optimize = optimizer([points], lr=config.step_size)  # type: ignore[call-arg]
-    is_done = has_only_nan = torch.zeros(len(starts), dtype=torch.bool, device=starts.device)
+    is_done = torch.zeros(len(starts), dtype=torch.bool, device=starts.device)
+    has_only_nan = ~is_done
     best: Tried | None = None
     for _ in range(num_iterations):
         with torch.enable_grad():
@@ -123,7 +124,7 @@ def descend(
                 raise PlanningError(f"planner {config.name!r} follows the gradient of the cost, and this cost has none: use a sampling planner")
             points.grad = torch.nan_to_num(torch.autograd.grad(costs.sum(), points)[0])
         costs = costs.detach()
-        has_only_nan = has_only_nan | costs.isnan().all(1)
+        has_only_nan = has_only_nan & costs.isnan().all(1)
         best = better(best, Tried(points.detach().clone(), costs.masked_fill(costs.isnan(), torch.inf)).cheapest(1), is_done)
         num_done += 1
         if trace is not None:

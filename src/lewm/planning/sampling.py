@@ -70,7 +70,8 @@ class SamplingSearch:
         check_kind(self.config.name, space.action_spec)
         start_s, deadline_s = time.monotonic(), self.config.deadline_s if deadline_s is None else deadline_s
         found = start_distribution(self.config, space, len(seeds), horizon_model_steps, initial, device or torch.device("cpu"))
-        is_done = has_only_nan = torch.zeros(len(seeds), dtype=torch.bool, device=device)
+        is_done = torch.zeros(len(seeds), dtype=torch.bool, device=device)
+        has_only_nan = ~is_done
         best: Tried | None = None
         kept: Tried | None = None
         num_iterations = 0
@@ -78,7 +79,7 @@ class SamplingSearch:
             samples = found.sample(seeds, iteration, self.config.candidates_in(iteration))
             samples = with_proposals(samples, found, proposals) if iteration == 0 else samples
             costs = cost(found.env_units(samples))
-            has_only_nan = has_only_nan | costs.isnan().all(1)
+            has_only_nan = has_only_nan & costs.isnan().all(1)
             pool = Tried(samples, costs.masked_fill(costs.isnan(), torch.inf)).with_others(kept)
             kept = self.kept(pool)
             before, best = best, better(best, pool.cheapest(1), is_done)
