@@ -122,6 +122,7 @@ def reduce_over_horizon(distances: Float[Tensor, "*E T"], kind: CostKind, prefix
     if kind == "last":
         return distances[..., -1]
     if kind == "prefix":
-        weights = torch.arange(1, distances.shape[-1] + 1, device=distances.device, dtype=distances.dtype) ** prefix_power
+        num_steps = distances.shape[-1]
+        weights = (torch.arange(1, num_steps + 1, device=distances.device, dtype=distances.dtype) / num_steps) ** prefix_power
         return (distances * (weights / weights.sum())).sum(-1)
     return distances.amin(-1) if kind == "min" else distances.sum(-1)
