@@ -147,7 +147,7 @@ def test_choices_are_refused_before_anything_is_planned():
 
 
 def test_a_penalty_on_the_size_of_choices_is_refused():
-    with pytest.raises(PlanningError, match="planner.action_penalty has no meaning for choices"):
+    with pytest.raises(PlanningError, match=r"planner\.action_penalty has no meaning for choices"):
         make_policy(action_spec=ActionSpec(kind="discrete", num_choices=3), action_penalty=0.1)
 
 

@@ -32,7 +32,7 @@ HORIZON, A = 2, 10
 SMALL = PlannerConfig(horizon_model_steps=HORIZON, replan_every_model_steps=1, num_candidates=200, num_elites=20, num_iterations=40)
 SAMPLING = ("cem", "icem", "mppi", "predictive-sampling")
 REACH = {"cem": 0.01, "icem": 0.05, "mppi": 0.05, "predictive-sampling": 3.0, "gradient": 0.02, "cem-gradient": 0.001}
-"""Cost at which a planner has found the bottom of a bowl in 20 dimensions; sampling around the best with noise that never shrinks comes least near."""
+"""Cost at which a planner has found the bottom of a bowl in 20 dimensions; noise that never shrinks comes least near."""
 
 
 def settings(name: str, **changes) -> PlannerConfig:
@@ -265,7 +265,13 @@ def test_the_hybrid_is_never_worse_than_the_search_it_begins_with():
 
 @pytest.mark.parametrize(
     ("name", "option", "value"),
-    [("gradient", "num_elites", 5), ("mppi", "num_elites", 5), ("cem", "temperature", 0.7), ("icem", "noise_smoothing", 0.5), ("cem", "step_size", 1)],
+    [
+        ("gradient", "num_elites", 5),
+        ("mppi", "num_elites", 5),
+        ("cem", "temperature", 0.7),
+        ("icem", "noise_smoothing", 0.5),
+        ("cem", "step_size", 1),
+    ],
 )
 def test_a_setting_that_the_planner_does_not_know_is_refused_by_name(name, option, value):
     with pytest.raises(ConfigError, match=rf"planner '{name}' does not know planner\.{option}"):

@@ -8,7 +8,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from lewm.planning.terms import ActionTerm, GoalTerm, LabelDistance, Term
 from lewm.registry import PLANNERS
 from lewm.schema import Observation
 
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 WARM_SHARE = 0.5
 """Probability that a warm start gives to the choices of the old plan; the rest goes to all choices alike, or nothing else would be tried."""
 
@@ -87,8 +88,9 @@ class MPCPolicy:
         self.rollout: Rollout = torch.compile(self.model.rollout) if config.use_compile else self.model.rollout
         self.readout = None if config.goal == "latent" else readout
         self.planner: Planner = PLANNERS.load(config.name)(config)
-        self.distance = LabelDistance(readout=self.readout) if self.readout is not None else distance_of(config, heads or {})
-        self.propose = proposer_of(config, heads or {})
+        heads = {name: as_precise(head, config.precision) for name, head in (heads or {}).items()}
+        self.distance = LabelDistance(readout=self.readout) if self.readout is not None else distance_of(config, heads)
+        self.propose = proposer_of(config, heads)
         mean, std = model.action_statistics()
         self.space = BlockSpace(action_spec=model.action_spec, action_block=model.action_block, mean=mean, std=std)
 
@@ -218,15 +220,31 @@ class MPCPolicy:
         )
 
     def _plan_group(self, state: PolicyState, length: int) -> Plan:
-        context, past_blocks = state.latents[:, -length:], state.blocks[:, state.blocks.shape[1] - (length - 1) :]
-        cost = self.cost(context, past_blocks, state.goals)
-        seeds = list(zip(state.seeds.tolist(), state.num_plans.tolist(), strict=True))
-        initial = self._rest_of_plan(state) if self.config.use_warm_start else None
-        steps = self.config.horizon_model_steps
-        proposals = [] if state.elites is None else [self._rest_of_elites(state.elites)]
+        return self.plan_from(
+            state.latents[:, -length:],
+            state.blocks[:, state.blocks.shape[1] - (length - 1) :],
+            state.goals,
+            seeds=list(zip(state.seeds.tolist(), state.num_plans.tolist(), strict=True)),
+            initial=self._rest_of_plan(state) if self.config.use_warm_start else None,
+            elites=None if state.elites is None else self._rest_of_elites(state.elites),
+        )
+
+    @torch.no_grad()
+    def plan_from(
+        self,
+        context: Float[Tensor, "E H D"],
+        past_blocks: Float[Tensor, "E H-1 A"],
+        goals: Float[Tensor, "E G"],
+        *,
+        seeds: Sequence[tuple[int, int]],
+        initial: Float[Tensor, "E T A"] | None = None,
+        elites: Float[Tensor, "E K T A"] | None = None,
+    ) -> Plan:
+        """One plan per episode from past latents and the blocks between them; ``seeds`` and ``initial`` as in ``Planner.plan``."""
+        cost, steps = self.cost(context, past_blocks, goals), self.config.horizon_model_steps
+        proposals = [] if elites is None else [elites]
         if self.propose is not None:
-            request = ProposalRequest(cost, self.space, steps, seeds, initial, context, past_blocks, state.goals)
-            proposals.append(self.propose(request))
+            proposals.append(self.propose(ProposalRequest(cost, self.space, steps, seeds, initial, context, past_blocks, goals)))
         return self.planner.plan(
             cost,
             self.space,
@@ -284,10 +302,10 @@ class MPCPolicy:
         return actions, dataclasses.replace(state, blocks=blocks, env_step=state.env_step + 1, plan_block=state.plan_block + ends_block)
 
 
-def as_precise(model: WorldModel, precision: str) -> WorldModel:
-    """The model in eval mode; for 64-true a copy of it in double precision."""
-    model = model.eval()
-    return copy.deepcopy(model).double() if precision == "64-true" else model
+def as_precise(network: NetworkT, precision: str) -> NetworkT:
+    """The network in eval mode; for 64-true a copy of it in double precision."""
+    network = network.eval()
+    return copy.deepcopy(network).double() if precision == "64-true" else network
 
 
 def _rows(value: Any, index: np.ndarray) -> Any:
