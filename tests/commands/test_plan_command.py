@@ -146,7 +146,7 @@ def test_labels_that_are_no_numbers_are_refused(text: str) -> None:
 
 def test_an_image_of_another_size_is_refused_or_scaled(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), (9, 9, 9)).save(tmp_path / "large.png")
-    with pytest.raises(DataError, match="has 64 x 64 px; expected 32 x 32 px RGB of 8 bits.*--resize scales it"):
+    with pytest.raises(DataError, match=r"has 64 x 64 px; expected 32 x 32 px RGB of 8 bits.*--resize scales it"):
         frame_of(str(tmp_path / "large.png"), SPEC, None, is_resized=False, is_still=True)
     assert frame_of(str(tmp_path / "large.png"), SPEC, None, is_resized=True, is_still=True).frames.shape == (1, 1, 32, 32, 3)
 

@@ -53,6 +53,7 @@ class SamplingSearch:
     def __init__(self, config: PlannerConfig) -> None:
         self.config = config
 
+    @torch.no_grad()
     def plan(
         self,
         cost: Cost,
