@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -60,9 +61,26 @@ class Far(nn.Module):
 @pytest.mark.parametrize("name", OWN_OPTIONS)
 def test_an_episode_is_planned_alone_as_in_company_over_several_plans(name):
     policy = make_policy(name, precision="64-true", use_warm_start=True)
-    together, _ = act(policy, 11)
-    alone, _ = act(policy, 11, rows=slice(2, 3))
+    together, _ = act(policy, 6)
+    alone, _ = act(policy, 6, rows=slice(2, 3))
     np.testing.assert_allclose(alone[0], together[2], atol=1e-6)  # actions are float32
+
+
+@pytest.mark.parametrize("name", ["cem", "icem", "gradient"])
+def test_with_a_model_too_a_plan_is_the_same_alone_and_in_a_batch_of_64(name):
+    policy = make_policy(name, precision="64-true", num_iterations=2)
+    context, goals = torch.randn(2, 64, 48, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    past, seeds = torch.zeros(64, 0, 10, dtype=torch.float64), [(episode, 0) for episode in range(64)]
+    together = policy.plan_from(context[:, None], past, goals, seeds=seeds)
+    alone = policy.plan_from(context[40:41, None], past[40:41], goals[40:41], seeds=seeds[40:41])
+    torch.testing.assert_close(alone.blocks[0], together.blocks[40], rtol=0, atol=1e-9)
+
+
+def test_of_a_deadline_the_proposing_planner_leaves_something():
+    policy = make_policy(proposals="gradient", deadline_s=0.4, num_iterations=100_000)
+    begun_s = time.monotonic()
+    policy.plan_from(torch.zeros(1, 1, 48), torch.zeros(1, 0, 10), torch.ones(1, 48), seeds=[(0, 0)])
+    assert 0.4 <= time.monotonic() - begun_s < 5  # one iteration more than there was time for, on a busy machine
 
 
 def test_an_agent_in_double_precision_leaves_the_model_as_it_is():

@@ -6,6 +6,7 @@ Axes: E episode, H context, T model step, A action block, K kept frame or elite,
 
 import copy
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -241,6 +242,7 @@ class MPCPolicy:
         elites: Float[Tensor, "E K T A"] | None = None,
     ) -> Plan:
         """One plan per episode from past latents and the blocks between them; ``seeds`` and ``initial`` as in ``Planner.plan``."""
+        begun_s, deadline_s = time.monotonic(), self.config.deadline_s
         cost, steps = self.cost(context, past_blocks, goals), self.config.horizon_model_steps
         proposals = [] if elites is None else [elites]
         if self.propose is not None:
@@ -252,6 +254,7 @@ class MPCPolicy:
             seeds=seeds,
             initial=initial,
             proposals=torch.cat(proposals, dim=1) if proposals else None,
+            deadline_s=None if deadline_s is None else max(0.0, deadline_s - (time.monotonic() - begun_s)),
             device=self.device,
         )
 

@@ -39,7 +39,10 @@ Proposer = Callable[[ProposalRequest], Float[Tensor, "E P T A"]]
 
 
 def proposer_of(config: PlannerConfig, heads: Mapping[str, Any]) -> Proposer | None:
-    """What ``planner.proposals`` names: a head of the run, or a planner with what it knows of the same settings; None where it names nothing."""
+    """What ``planner.proposals`` names: a head of the run, or a planner with what it knows of the same settings; None where it names nothing.
+
+    Of a deadline the proposing planner may use half.
+    """
     name = config.proposals
     if not name:
         return None
@@ -47,7 +50,8 @@ def proposer_of(config: PlannerConfig, heads: Mapping[str, Any]) -> Proposer | N
         return _head_proposer(name, heads[name])
     if name not in PLANNERS:
         raise PlanningError(f"planner.proposals is {name!r}: {_no_such_head(heads)}, and the planners are {', '.join(PLANNERS)}")
-    planner: Planner = PLANNERS.load(name)(config.switched(name, proposals=""))
+    half_s = None if config.deadline_s is None else config.deadline_s / 2
+    planner: Planner = PLANNERS.load(name)(config.switched(name, proposals="", deadline_s=half_s))
 
     def propose(request: ProposalRequest) -> Float[Tensor, "E P T A"]:
         plan = planner.plan(
