@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lewm.config import Config
 from lewm.config_files import from_dict, to_dict
@@ -47,6 +47,11 @@ class Checkpoint:
     """Hash of ``config.json`` and ``model.safetensors``."""
     heads: dict[str, Head] = field(default_factory=dict)
     """Networks that were trained on its frozen latents, such as ``decoder``."""
+
+    @property
+    def head_networks(self) -> dict[str, nn.Module]:
+        """The networks alone, by name."""
+        return {name: head.network for name, head in self.heads.items()}
 
 
 def save_checkpoint(

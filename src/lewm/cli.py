@@ -18,6 +18,7 @@ VERBS = {
     "convert": ("lewm.commands.convert", "write a dataset in another format; --to FORMAT, default: ours"),
     "train": ("lewm.commands.train", "train a world model from the pixels of a dataset"),
     "eval": ("lewm.commands.evaluate", "measure a run: success, probe, collapse"),
+    "plan": ("lewm.commands.plan", "actions from one frame to another, and how near they are expected to come"),
     "verify": ("lewm.commands.evaluate", "replay a result file in the simulator and recompute every number in it"),
     "compare": ("lewm.commands.evaluate", "the success of several training seeds on the same pairs, with one interval"),
     "report": ("lewm.commands.demo", "one self-contained HTML page about a run"),

@@ -6,35 +6,15 @@ The string under a field is its help text. Nothing here imports torch.
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lewm.errors import ConfigError
+from lewm.planner_config import PlannerConfig as PlannerConfig
+from lewm.setting_checks import at_least as _at_least
+from lewm.setting_checks import at_most as _at_most
+from lewm.setting_checks import fraction as _fraction
+from lewm.setting_checks import require as _require
+from lewm.setting_checks import seed as _seed
 
 MOST_LAYERS = 1000
 """More is a mistake or an attack: layers cost time to build even before their shapes are compared with a file's."""
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
-
-
-def _at_least(low: float, **values: float) -> None:
-    for name, value in values.items():
-        _require(value >= low, f"{name} must be at least {low:g}, got {value:g}")
-
-
-def _at_most(high: float, **values: float) -> None:
-    for name, value in values.items():
-        _require(value <= high, f"{name} must be at most {high:g}, got {value:g}")
-
-
-def _seed(**values: int) -> None:
-    for name, value in values.items():
-        _require(0 <= value < 2**63, f"{name} must be in [0, 2**63), got {value}")
-
-
-def _fraction(**values: float) -> None:
-    for name, value in values.items():
-        _require(0.0 <= value < 1.0, f"{name} must be in [0, 1), got {value:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,73 +259,6 @@ class TrainConfig:
                 self.schedule_num_steps >= self.num_steps,
                 f"train.schedule_num_steps ({self.schedule_num_steps}) must not be shorter than train.num_steps ({self.num_steps})",
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannerConfig:
-    """The search for actions in latent space."""
-
-    name: str = "cem"
-    """Which planner; `lewm list planners` shows them."""
-    horizon_model_steps: int = 5
-    """Model steps that a plan looks ahead."""
-    replan_every_model_steps: int = 5
-    """Model steps of a plan that are executed before the next one is made."""
-    num_candidates: int = 300
-    """S: action sequences tried per iteration."""
-    num_elites: int = 30
-    """Best candidates that the distribution is refitted on."""
-    num_iterations: int = 30
-    """Refits per plan."""
-    goal: Literal["default", "latent", "labels"] = "default"
-    """What is compared with the goal: whole latents, or only the labels that decide success, read off the latents by a probe; default: what the
-    world says."""
-    cost: Literal["last", "min", "sum"] = "last"
-    """Distance to the goal of the last imagined latent, of the nearest one, or of all of them added up."""
-    mean_weight: float = 0.0
-    """Share of the mean distance over the horizon added to the cost: prefers plans that arrive early."""
-    initial_std: float = 1.0
-    """Standard deviation of the first Gaussian (continuous actions), in standard deviations of the training actions."""
-    std_floor: float = 0.0
-    """Smallest standard deviation that refitting may reach, in the same unit."""
-    probability_floor: float = 0.05
-    """Share of the uniform distribution mixed into the choices' probabilities after each refit (discrete actions)."""
-    momentum: float = 0.0
-    """Share of the old mean and standard deviation (discrete: probabilities) kept at each refit."""
-    noise_smoothing: float = 0.0
-    """Share of the noise variance that is a moving average over env steps instead of white; discrete: probability that an env step repeats the
-    choice of the one before."""
-    smoothing_window_env_steps: int = 4
-    """Length of that moving average (continuous actions)."""
-    use_bounds: bool = True
-    """Imagine actions within the world's bounds only (in env units); the Gaussian itself is refitted on unclamped samples. Executed actions are
-    always within them. Discrete actions have no bounds."""
-    use_warm_start: bool = False
-    """Start from the rest of the previous plan (discrete: half of the probability goes to it, half to all choices alike)."""
-    history_model_steps: int = 1
-    """H: past observations, action_block env steps apart, that the model is given; at most the model's own history."""
-    max_batch_rows: int = 16_384
-    """Candidates imagined at once, over all episodes; bounds memory and changes no result."""
-
-    def __post_init__(self) -> None:
-        _at_least(1, horizon_model_steps=self.horizon_model_steps, num_candidates=self.num_candidates, num_iterations=self.num_iterations)
-        _at_least(1, history_model_steps=self.history_model_steps, smoothing_window_env_steps=self.smoothing_window_env_steps)
-        _at_least(1, max_batch_rows=self.max_batch_rows)
-        _require(
-            1 <= self.replan_every_model_steps <= self.horizon_model_steps,
-            f"planner.replan_every_model_steps must be in [1, horizon_model_steps = {self.horizon_model_steps}], got {self.replan_every_model_steps}",
-        )
-        _require(
-            1 < self.num_elites <= self.num_candidates,
-            f"planner.num_elites must be in [2, num_candidates = {self.num_candidates}], got {self.num_elites}",
-        )
-        _at_least(0, mean_weight=self.mean_weight, std_floor=self.std_floor, noise_smoothing=self.noise_smoothing)
-        _require(self.noise_smoothing <= 1, f"planner.noise_smoothing must be in [0, 1], got {self.noise_smoothing:g}")
-        _require(self.initial_std > 0, f"planner.initial_std must be positive, got {self.initial_std:g}")
-        _fraction(momentum=self.momentum)
-        _at_least(0, **{"planner.probability_floor": self.probability_floor})
-        _at_most(1, **{"planner.probability_floor": self.probability_floor})
-        _require(self.goal in ("default", "latent", "labels"), f"planner.goal must be one of default, latent, labels; got {self.goal!r}")
 
 
 EncoderConfig = ConvEncoderConfig | ViTEncoderConfig

@@ -55,6 +55,8 @@ def from_dict(values: dict[str, Any], base: Config | None = None) -> Config:
         current = sections[name]
         if name == "encoder" and section_values.get("name", current.name) != current.name:
             current = new_encoder_config(section_values["name"])
+        if name == "planner" and isinstance(section_values.get("name"), str) and section_values["name"] != current.name:
+            current = current.switched(section_values["name"])
         sections[name] = _replace(current, name, section_values)
     return Config(**sections)
 

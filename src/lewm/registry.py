@@ -188,6 +188,11 @@ PLANNERS = Table(
     "planner",
     {
         "cem": Entry(target="lewm.planning.sampling:CEM", summary="cross-entropy method: refit a Gaussian, or choices, on the best candidates"),
+        "icem": Entry(target="lewm.planning.sampling:ICEM", summary="CEM with coloured noise, elites that are kept, and fewer and fewer candidates"),
+        "mppi": Entry(target="lewm.planning.sampling:MPPI", summary="path integral: every candidate counts, by the exponential of its cost"),
+        "predictive-sampling": Entry(target="lewm.planning.sampling:PredictiveSampling", summary="the best of noisy candidates around the last plan"),
+        "gradient": Entry(target="lewm.planning.gradient:Gradient", summary="any optimiser of torch on the actions, from several starts"),
+        "cem-gradient": Entry(target="lewm.planning.gradient:CEMGradient", summary="CEM, then the gradient from its plan"),
     },
 )
 

@@ -117,7 +117,7 @@ def test_with_a_readout_plans_are_judged_by_the_labels_alone():
     policy = make_policy(readout=read_out(3, 8), cost="last", mean_weight=0.0)
     _, state = policy.act(frames(100), start(policy))
     imagined = policy.model.rollout(state.latents, state.blocks, state.plan[:, None])[:, 0, -1]
-    torch.testing.assert_close(state.plan_cost, (imagined - state.goals)[:, [3, 8]].square().sum(-1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(state.plan_cost, (imagined[:, [3, 8]] - state.goals).square().sum(-1), atol=1e-5, rtol=1e-4)
 
 
 def test_a_goal_of_latents_ignores_a_readout():

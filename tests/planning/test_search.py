@@ -12,9 +12,9 @@ from torch import Tensor
 from lewm.config import PlannerConfig
 from lewm.errors import PlanningError
 from lewm.planning.base import BlockSpace, Plan, Trace
-from lewm.planning.costs import reduce_over_horizon
 from lewm.planning.noise import smoothed_noise
 from lewm.planning.sampling import CEM
+from lewm.planning.terms import reduce_over_horizon
 from lewm.schema import ActionSpec
 
 SPACE = BlockSpace(

@@ -25,7 +25,7 @@ class BenchArguments:
     num_threads: int | None = None
     """CPU threads of torch; default: all cores."""
     compile: bool = False
-    """Also measure compiled SIGReg; compiling takes minutes and a C++ compiler."""
+    """Also measure compiled SIGReg, and imagine compiled in plan; compiling takes minutes and a C++ compiler."""
     quick: bool = False
     """Tiny sizes, to see that everything runs: the figures mean nothing."""
 

@@ -1,7 +1,5 @@
 """``lewm eval`` and ``lewm verify``: measuring, and checking what was measured."""
 
-import contextlib
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +8,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from lewm.commands.parsing import check_result_file, command_line, parse, parse_distances, parse_options, refresh_card, say, show, write_result
+from lewm.commands.planner_flags import planner_of
 from lewm.config import PlannerConfig
-from lewm.config_files import from_dict, load_preset
-from lewm.errors import ConfigError, LewmError
+from lewm.errors import ConfigError
 from lewm.registry import EVALUATIONS, POLICIES
 
 
@@ -200,7 +198,7 @@ def compare(words: Sequence[str]) -> None:
 
 
 def _success(words: Sequence[str]) -> None:
-    arguments = parse(SuccessArguments, "eval success", words[1:], default=SuccessArguments(run=tyro.MISSING, planner=_planner_of(words)))
+    arguments = parse(SuccessArguments, "eval success", words[1:], default=SuccessArguments(run=tyro.MISSING, planner=planner_of(words)))
     distances = parse_distances(arguments.distances)
     check_result_file(arguments.json)
     from lewm.evaluation.dataset_protocols import DEFAULT_PAIRS, DEFAULT_SEEDS
@@ -314,19 +312,3 @@ def _write_to_run(path: Path | None, result: dict[str, Any], run: Path) -> None:
     write_result(path, result)
     if path is not None and path.resolve().parent == (run / "results").resolve():
         refresh_card(run)
-
-
-def _planner_of(words: Sequence[str]) -> PlannerConfig:
-    """The planner settings of the run among the words: what the flags change."""
-    if "--help" in words or "-h" in words:
-        return PlannerConfig()
-    if "--protocol=official" in words or ("--protocol", "official") in itertools.pairwise(words):
-        return load_preset("paper").planner
-    from lewm.checkpoint import find_checkpoint, read_description
-
-    for before, word in itertools.pairwise(words):
-        is_value = before.startswith("--") and "=" not in before and not before.startswith(("--planner.use", "--planner.no", "--rest-", "--no-rest-"))
-        if not is_value and not word.startswith("-") and Path(word).is_dir():
-            with contextlib.suppress(LewmError, KeyError):  # said properly when the run is loaded
-                return from_dict(read_description(find_checkpoint(Path(word)))["config"]).planner
-    return PlannerConfig()

@@ -110,7 +110,7 @@ def _config_of(base: Path) -> Config:
 
 
 def _with_base(words: Sequence[str]) -> TrainArguments:
-    """Defaults for the flags: the preset, then the file, then the chosen encoder's own settings."""
+    """Defaults for the flags: the preset, then the file, then the chosen encoder's own settings and what the chosen planner knows."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--preset")
     first.add_argument("--from", dest="base", type=Path)
@@ -118,6 +118,7 @@ def _with_base(words: Sequence[str]) -> TrainArguments:
     first.add_argument("--out", type=Path)
     first.add_argument("--resume", action="store_true")
     first.add_argument("--encoder.name", dest="encoder")
+    first.add_argument("--planner.name", dest="planner")
     try:
         known, _ = first.parse_known_args(list(words))
     except argparse.ArgumentError as error:
@@ -131,4 +132,6 @@ def _with_base(words: Sequence[str]) -> TrainArguments:
         config = load_config(file, config)
     if known.encoder:
         config = from_dict({"encoder": {"name": known.encoder}}, config)
+    if known.planner:
+        config = from_dict({"planner": {"name": known.planner}}, config)
     return TrainArguments(data=tyro.MISSING, out=tyro.MISSING, settings=config)

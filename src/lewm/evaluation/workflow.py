@@ -77,7 +77,7 @@ def evaluate(
     is_data_for_goals = protocol == HELDOUT or kind_of_comparison(planner, name) == "labels"
     comparison = compare_goals(checkpoint, planner, name, options, data if is_data_for_goals else None)
     return evaluate_success(
-        MPCPolicy(checkpoint.model, planner, comparison.readout),
+        MPCPolicy(checkpoint.model, planner, comparison.readout, heads=checkpoint.head_networks),
         env=name,
         env_options=options,
         distances=distances,
@@ -106,7 +106,7 @@ def load_policy(run: Path | str, *, planner: PlannerConfig | None = None, data: 
     checkpoint = load_checkpoint(run, device)
     planner = planner or checkpoint.config.planner
     comparison = compare_goals(checkpoint, planner, checkpoint.env.get("name"), dict(checkpoint.env.get("options", {})), data)
-    return MPCPolicy(checkpoint.model, planner, comparison.readout)
+    return MPCPolicy(checkpoint.model, planner, comparison.readout, heads=checkpoint.head_networks)
 
 
 def evaluate_latents(

@@ -1,6 +1,7 @@
 """What a planner is given, what it returns, and what an agent built on one looks like to the rest of lewm.
 
-Axes: E episode, S candidate, T model step, A action block, a env action, D latent, s label, V view, Y X image.
+Axes: E episode, S candidate, P proposal, K elite, H context, T model step, A action block, a env action, D latent, G what is compared with the goal,
+s label, V view, Y X image.
 """
 
 import time
@@ -10,10 +11,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lewm.errors import PlanningError
+from lewm.planner_config import CONTINUOUS_ONLY
 from lewm.schema import ActionSpec, Observation
 
 Cost = Callable[[Float[Tensor, "E S T A"]], Float[Tensor, "E S"]]
@@ -77,7 +79,9 @@ class Plan:
     cost: Float[Tensor, " E"]
     """Cost of exactly these blocks."""
     num_iterations: int
-    """Iterations that were run: fewer than asked for if a deadline came first."""
+    """Iterations that were run: fewer than asked for if a deadline or an early stop came first."""
+    elites: Float[Tensor, "E K T A"] | None = None
+    """Good candidates, of a planner that wants them back, shifted, as proposals for the next plan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +114,26 @@ class Planner(Protocol):
         ``seeds`` holds (episode seed, plan index) per episode; with the iteration they determine all noise, so a plan does not depend on its batch
         mates. ``initial`` is where the search starts, in env units (default: the mean of the training actions); for discrete actions it holds a
         probability per choice (default: all alike), so a one-hot plan there means that nothing else is tried at first. ``proposals`` are P
-        candidates to try as well, in env units. With ``deadline_s`` the best plan so far is returned when the time is up.
+        candidates to try as well, in env units; one that is NaN throughout is none. With ``deadline_s`` (default: the planner's own setting) the
+        best plan so far is returned when the time is up. ``PlanningError`` for actions that the planner does not search, and where every candidate
+        of an episode costs NaN.
         """
+
+
+class ProposalHead(Protocol):
+    """A network of a run that proposes plans: what ``planner.proposals`` may name."""
+
+    def propose(
+        self, context: Float[Tensor, "E H D"], past_blocks: Float[Tensor, "E H-1 A"], goals: Float[Tensor, "E G"], horizon_model_steps: int
+    ) -> Float[Tensor, "E P T A"]:
+        """P plans per episode, in env units."""
+
+
+class DistanceHead(Protocol):
+    """A network of a run that measures how far latents are from goals, for example in env steps: what ``planner.distance`` may name."""
+
+    def distance(self, latents: Float[Tensor, "*E D"], goals: Float[Tensor, "*E D"]) -> Float[Tensor, "*E"]:
+        """Not negative, differentiable."""
 
 
 class Policy(Protocol):
@@ -136,6 +158,22 @@ def one_hot_choices(blocks: Float[Tensor, "*E A"], num_choices: int) -> Float[Te
     return torch.nn.functional.one_hot(choices, num_choices).to(blocks).flatten(-2)
 
 
+def check_kind(planner: str, action_spec: ActionSpec) -> None:
+    """``PlanningError`` for discrete actions with a planner that searches continuous ones only."""
+    if action_spec.kind == "discrete" and planner in CONTINUOUS_ONLY:
+        raise PlanningError(f"planner {planner!r} searches continuous actions, and this world's are {action_spec.num_choices} choices: use 'cem'")
+
+
+def check_usable(has_only_nan: Bool[Tensor, " E"]) -> None:
+    """``PlanningError`` if no candidate of an episode ever had a cost. Waits for the device, so it comes last."""
+    if bool(has_only_nan.any()):
+        raise PlanningError("every candidate has a cost that is not a number: the model's weights or its input are damaged")
+
+
 def deadline_passed(start_s: float, deadline_s: float | None) -> bool:
-    """Whether ``deadline_s`` seconds have gone by since ``time.monotonic()`` said ``start_s``."""
-    return deadline_s is not None and time.monotonic() - start_s >= deadline_s
+    """Whether ``deadline_s`` seconds have gone by since ``time.monotonic()`` said ``start_s``; waits for what a GPU has still to do."""
+    if deadline_s is None:
+        return False
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.monotonic() - start_s >= deadline_s

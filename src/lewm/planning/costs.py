@@ -1,8 +1,9 @@
-"""How far an imagined future ends from a goal: in latent space, or in labels read off it.
+"""How good imagined futures are: a model that imagines them, and terms that judge them.
 
-Axes: E episode, S candidate, H context, T model step, A action block, D latent, s label.
+Axes: E episode, e episodes of a chunk, S candidate, H context, T model step, A action block, D latent, s label.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -11,13 +12,61 @@ from torch import Tensor
 
 from lewm.models.world_model import WorldModel
 from lewm.planning.base import LinearReadout
+from lewm.planning.terms import CostKind, Distance, GoalTerm, LabelDistance, Term, squared_l2
+
+Rollout = Callable[[Float[Tensor, "E H D"], Float[Tensor, "E H-1 A"], Float[Tensor, "E S T A"]], Float[Tensor, "E S T D"]]
+"""``WorldModel.rollout``, or the same compiled."""
 
 
-class LatentGoalCost:
-    """Squared L2 distance between imagined latents and the goal's, reduced over the horizon.
+class ImaginedCost:
+    """The sum of some terms on the futures that candidates lead to: a ``Cost``.
+
+    At most ``max_batch_rows`` candidates are imagined at once, which bounds memory and changes no result. With ``precision`` bf16-mixed the model
+    imagines in bfloat16 where that is safe; the terms see float32.
+    """
+
+    def __init__(
+        self,
+        rollout: Rollout,
+        context: Float[Tensor, "E H D"],
+        past_blocks: Float[Tensor, "E H-1 A"],
+        terms: Sequence[Term],
+        *,
+        max_batch_rows: int = 16_384,
+        precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true",
+    ) -> None:
+        self.rollout = rollout
+        self.context = context
+        self.past_blocks = past_blocks
+        self.terms = tuple(terms)
+        self.max_batch_rows = max_batch_rows
+        self.precision = precision
+
+    def __call__(self, candidates: Float[Tensor, "E S T A"]) -> Float[Tensor, "E S"]:
+        """The cost of each candidate."""
+        num_episodes, num_candidates = candidates.shape[:2]
+        per_chunk = min(num_candidates, self.max_batch_rows)
+        episodes_per_chunk = max(1, self.max_batch_rows // num_candidates)
+        rows = []
+        for first in range(0, num_episodes, episodes_per_chunk):
+            episodes = slice(first, first + episodes_per_chunk)
+            starts = range(0, num_candidates, per_chunk)
+            rows.append(torch.cat([self._chunk(candidates[episodes, start : start + per_chunk], episodes) for start in starts], dim=1))
+        return torch.cat(rows)
+
+    def _chunk(self, candidates: Float[Tensor, "e S T A"], episodes: slice) -> Float[Tensor, "e S"]:
+        with torch.autocast(candidates.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed"):
+            imagined = self.rollout(self.context[episodes], self.past_blocks[episodes], candidates)
+        imagined = imagined.to(self.context.dtype)
+        return torch.stack([term(imagined, candidates, episodes) for term in self.terms]).sum(0)
+
+
+class LatentGoalCost(ImaginedCost):
+    """Distance (default: squared L2) between imagined latents and the goal's, reduced over the horizon.
 
     ``last`` takes the final imagined latent (the paper's), ``min`` the nearest one (arriving early and staying are equally good), ``sum`` adds all
-    up. ``mean_weight`` adds that share of the mean distance, which breaks ties in favour of arriving early.
+    up, ``prefix`` is a mean in which later ones weigh more. ``mean_weight`` adds that share of the mean distance, which breaks ties in favour of
+    arriving early.
     """
 
     def __init__(
@@ -27,34 +76,16 @@ class LatentGoalCost:
         past_blocks: Float[Tensor, "E H-1 A"],
         goals: Float[Tensor, "E D"],
         *,
-        kind: Literal["last", "min", "sum"] = "last",
+        kind: CostKind = "last",
         mean_weight: float = 0.0,
+        distance: Distance = squared_l2,
         max_batch_rows: int = 16_384,
     ) -> None:
-        self.model = model
-        self.context = context
-        self.past_blocks = past_blocks
-        self.goals = goals
-        self.kind = kind
-        self.mean_weight = mean_weight
-        self.max_batch_rows = max_batch_rows
-
-    def __call__(self, candidates: Float[Tensor, "E S T A"]) -> Float[Tensor, "E S"]:
-        """The cost of each candidate; episodes are imagined in chunks that bound memory."""
-        episodes_per_chunk = max(1, self.max_batch_rows // candidates.shape[1])
-        chunks = [slice(first, first + episodes_per_chunk) for first in range(0, candidates.shape[0], episodes_per_chunk)]
-        return torch.cat([self._chunk(candidates, chunk) for chunk in chunks])
-
-    def _chunk(self, candidates: Float[Tensor, "E S T A"], chunk: slice) -> Float[Tensor, "e S"]:
-        imagined = self.model.rollout(self.context[chunk], self.past_blocks[chunk], candidates[chunk])
-        distances = self._distances(imagined, self.goals[chunk])
-        return reduce_over_horizon(distances, self.kind) + self.mean_weight * distances.mean(-1)
-
-    def _distances(self, imagined: Float[Tensor, "e S T D"], goals: Float[Tensor, "e D"]) -> Float[Tensor, "e S T"]:
-        return (imagined - goals[:, None, None]).square().sum(-1)
+        term = GoalTerm(goals=goals, distance=distance, kind=kind, mean_weight=mean_weight)
+        super().__init__(model.rollout, context, past_blocks, [term], max_batch_rows=max_batch_rows)
 
 
-class LabelGoalCost(LatentGoalCost):
+class LabelGoalCost(ImaginedCost):
     """Squared distance between the labels that a linear map reads off imagined latents and those that it reads off the goal's.
 
     Only what the map reads can make a plan good or bad: a goal frame may also show things that the agent cannot move. Reduced over the horizon as
@@ -69,19 +100,9 @@ class LabelGoalCost(LatentGoalCost):
         goals: Float[Tensor, "E D"],
         *,
         readout: LinearReadout,
-        kind: Literal["last", "min", "sum"] = "last",
+        kind: CostKind = "last",
         mean_weight: float = 0.0,
         max_batch_rows: int = 16_384,
     ) -> None:
-        super().__init__(model, context, past_blocks, goals, kind=kind, mean_weight=mean_weight, max_batch_rows=max_batch_rows)
-        self.readout = readout
-
-    def _distances(self, imagined: Float[Tensor, "e S T D"], goals: Float[Tensor, "e D"]) -> Float[Tensor, "e S T"]:
-        return super()._distances(self.readout.read(imagined), self.readout.read(goals))
-
-
-def reduce_over_horizon(distances: Float[Tensor, "*E T"], kind: Literal["last", "min", "sum"]) -> Float[Tensor, "*E"]:
-    """One number from the distances along a future."""
-    if kind == "last":
-        return distances[..., -1]
-    return distances.amin(-1) if kind == "min" else distances.sum(-1)
+        term = GoalTerm(goals=readout.read(goals), distance=LabelDistance(readout=readout), kind=kind, mean_weight=mean_weight)
+        super().__init__(model.rollout, context, past_blocks, [term], max_batch_rows=max_batch_rows)

@@ -1,26 +1,34 @@
 """Model-predictive control: plan in latent space, execute the first blocks, look again, plan again.
 
-Axes: E episode, H context, T model step, A action block, K kept frame, D latent, V view, Y X image, a env action.
+Axes: E episode, H context, T model step, A action block, K kept frame or elite, D latent, G what is compared with the goal
+(latents, or labels read off them), P proposal, V view, Y X image, a env action.
 """
 
+import copy
 import dataclasses
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from lewm.config import PlannerConfig
 from lewm.errors import PlanningError
 from lewm.models.world_model import WorldModel
-from lewm.planning.base import BlockSpace, LinearReadout, Plan, Planner
-from lewm.planning.costs import LabelGoalCost, LatentGoalCost
+from lewm.planning.base import BlockSpace, LinearReadout, Plan, Planner, check_kind
+from lewm.planning.costs import ImaginedCost, Rollout
+from lewm.planning.distributions import search_dtype
+from lewm.planning.proposing import ProposalRequest, distance_of, proposer_of
+from lewm.planning.sampling import num_kept
+from lewm.planning.terms import ActionTerm, GoalTerm, LabelDistance, Term
 from lewm.registry import PLANNERS
 from lewm.schema import Observation
 
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 WARM_SHARE = 0.5
 """Probability that a warm start gives to the choices of the old plan; the rest goes to all choices alike, or nothing else would be tried."""
 
@@ -31,7 +39,7 @@ class PolicyState:
 
     seeds: np.ndarray
     """int64 [E]."""
-    goals: Float[Tensor, "E D"]
+    goals: Float[Tensor, "E G"]
     env_step: np.ndarray
     """int64 [E]: env steps acted so far."""
     num_plans: np.ndarray
@@ -49,6 +57,8 @@ class PolicyState:
     """int64 [E]: how many of them are real so far."""
     frames: np.ndarray | None
     """uint8 [E, K, cameras, Y, X, 3]: the last env steps' frames, newest last, when the model sees stacked ones."""
+    elites: Float[Tensor, "E K T A"] | None = None
+    """What the planner wants back from the plan in force, NaN before the first."""
 
 
 class MPCPolicy:
@@ -57,10 +67,12 @@ class MPCPolicy:
     The planner's settings come from the run and can be overridden by name. Planning happens every ``replan_every_model_steps``; in between the
     plan's blocks are executed without looking, unless the model uses a history, whose observations are taken every ``action_block`` env steps.
     With a ``readout`` the goals are compared by the labels that it reads off the latents (unless ``config.goal`` is ``latent``), without one as
-    whole latents.
+    whole latents. ``heads`` are the run's networks on latents, by name, for ``planner.distance`` and ``planner.proposals``.
     """
 
-    def __init__(self, model: WorldModel, config: PlannerConfig, readout: LinearReadout | None = None) -> None:
+    def __init__(
+        self, model: WorldModel, config: PlannerConfig, readout: LinearReadout | None = None, *, heads: Mapping[str, nn.Module] | None = None
+    ) -> None:
         if config.history_model_steps > model.history_model_steps:
             raise PlanningError(
                 f"planner.history_model_steps is {config.history_model_steps}; this model attends to {model.history_model_steps} at most"
@@ -69,10 +81,17 @@ class MPCPolicy:
             raise PlanningError("planner.goal is 'labels', which a readout of labels must be given for: fit one on labelled data, or use 'latent'")
         if readout is not None and len(readout.weights) != model.latent_dimension:
             raise PlanningError(f"the readout is for latents of {len(readout.weights)} dimensions, this model's have {model.latent_dimension}")
-        self.model = model.eval()
+        check_kind(config.name, model.action_spec)
+        if config.action_penalty > 0 and model.action_spec.kind == "discrete":
+            raise PlanningError("planner.action_penalty has no meaning for choices: every one is as large as the others; set it to 0")
+        self.model = as_precise(model, config.precision)
         self.config = config
+        self.rollout: Rollout = torch.compile(self.model.rollout) if config.use_compile else self.model.rollout
         self.readout = None if config.goal == "latent" else readout
         self.planner: Planner = PLANNERS.load(config.name)(config)
+        heads = {name: as_precise(head, config.precision) for name, head in (heads or {}).items()}
+        self.distance = LabelDistance(readout=self.readout) if self.readout is not None else distance_of(config, heads)
+        self.propose = proposer_of(config, heads)
         mean, std = model.action_statistics()
         self.space = BlockSpace(action_spec=model.action_spec, action_block=model.action_block, mean=mean, std=std)
 
@@ -84,22 +103,31 @@ class MPCPolicy:
     @torch.no_grad()
     def reset(self, goals: Observation[np.ndarray], seeds: Sequence[int]) -> PolicyState:
         """A state for new episodes: goals uint8 [E, V, Y, X, 3], one seed each."""
-        num, history, device = len(seeds), self.config.history_model_steps, self.device
         offsets = self.model.observation_spec.stack_offsets_env_steps
         goal_frames = np.repeat(goals.frames, len(offsets), axis=1) if len(offsets) > 1 else goals.frames  # V = cameras -> cameras x stack
-        latent, block = self.model.latent_dimension, self.space.block_dimension
+        latents = self._encode(Observation(goal_frames, goals.proprioception))
+        return self.reset_to(latents if self.readout is None else self.readout.read(latents), seeds)
+
+    @torch.no_grad()
+    def reset_to(self, goals: Float[Tensor, "E G"], seeds: Sequence[int]) -> PolicyState:
+        """A state for new episodes whose goals are latents or, with a readout, labels in its unit."""
+        num, history, device, dtype = len(seeds), self.config.history_model_steps, self.device, search_dtype(self.config)
+        offsets = self.model.observation_spec.stack_offsets_env_steps
+        latent, block, steps = self.model.latent_dimension, self.space.block_dimension, self.config.horizon_model_steps
+        num_elites = num_kept(self.config) if self.config.name == "icem" else 0
         return PolicyState(
             seeds=np.asarray(seeds, dtype=np.int64),
-            goals=self._encode(Observation(goal_frames, goals.proprioception)),
+            goals=goals.to(device, dtype),
             env_step=np.zeros(num, dtype=np.int64),
             num_plans=np.zeros(num, dtype=np.int64),
-            plan=torch.zeros(num, self.config.horizon_model_steps, block, device=device),
-            plan_cost=torch.zeros(num, device=device),
+            plan=torch.zeros(num, steps, block, device=device, dtype=dtype),
+            plan_cost=torch.zeros(num, device=device, dtype=dtype),
             plan_block=np.full(num, self.config.replan_every_model_steps),
-            latents=torch.zeros(num, history, latent, device=device),
-            blocks=torch.zeros(num, history - 1, block, device=device),
+            latents=torch.zeros(num, history, latent, device=device, dtype=dtype),
+            blocks=torch.zeros(num, history - 1, block, device=device, dtype=dtype),
             num_latents=np.zeros(num, dtype=np.int64),
-            frames=None if len(offsets) == 1 else np.zeros((num, 1 - offsets[0], *goals.frames.shape[1:]), dtype=np.uint8),
+            frames=None if len(offsets) == 1 else self._no_frames(num),
+            elites=torch.full((num, num_elites, steps, block), torch.nan, device=device, dtype=dtype) if num_elites else None,
         )
 
     def needs_frame(self, state: PolicyState) -> bool:
@@ -129,6 +157,11 @@ class MPCPolicy:
         return PolicyState(
             **{field.name: _concatenate([getattr(state, field.name) for state in states]) for field in dataclasses.fields(PolicyState)}
         )
+
+    def _no_frames(self, num_episodes: int) -> np.ndarray:
+        spec = self.model.observation_spec
+        shape = (num_episodes, 1 - spec.stack_offsets_env_steps[0], len(spec.cameras), spec.height_px, spec.width_px, 3)
+        return np.zeros(shape, dtype=np.uint8)
 
     def _starts_block(self, state: PolicyState) -> np.ndarray:
         return np.asarray(state.env_step % self.model.action_block == 0)
@@ -170,34 +203,79 @@ class MPCPolicy:
     def _plan(self, state: PolicyState, planning: np.ndarray) -> PolicyState:
         """New plans for the marked episodes; those with the same length of history are planned together."""
         plan, plan_cost = state.plan.clone(), state.plan_cost.clone()
+        elites = None if state.elites is None else state.elites.clone()
         for length in np.unique(state.num_latents[planning]):
             index = np.flatnonzero(planning & (state.num_latents == length))
             new = self._plan_group(self.select(state, index), int(length))
             rows = torch.from_numpy(index).to(self.device)
             plan[rows], plan_cost[rows] = new.blocks, new.cost
+            if elites is not None and new.elites is not None:
+                elites[rows] = new.elites
         return dataclasses.replace(
             state,
             plan=plan,
             plan_cost=plan_cost,
+            elites=elites,
             plan_block=np.where(planning, 0, state.plan_block),
             num_plans=state.num_plans + planning,
         )
 
     def _plan_group(self, state: PolicyState, length: int) -> Plan:
-        past_blocks = state.blocks[:, state.blocks.shape[1] - (length - 1) :]
-        settings: dict[str, Any] = {"kind": self.config.cost, "mean_weight": self.config.mean_weight, "max_batch_rows": self.config.max_batch_rows}
-        if self.readout is None:
-            cost = LatentGoalCost(self.model, state.latents[:, -length:], past_blocks, state.goals, **settings)
-        else:
-            cost = LabelGoalCost(self.model, state.latents[:, -length:], past_blocks, state.goals, readout=self.readout, **settings)
+        return self.plan_from(
+            state.latents[:, -length:],
+            state.blocks[:, state.blocks.shape[1] - (length - 1) :],
+            state.goals,
+            seeds=list(zip(state.seeds.tolist(), state.num_plans.tolist(), strict=True)),
+            initial=self._rest_of_plan(state) if self.config.use_warm_start else None,
+            elites=None if state.elites is None else self._rest_of_elites(state.elites),
+        )
+
+    @torch.no_grad()
+    def plan_from(
+        self,
+        context: Float[Tensor, "E H D"],
+        past_blocks: Float[Tensor, "E H-1 A"],
+        goals: Float[Tensor, "E G"],
+        *,
+        seeds: Sequence[tuple[int, int]],
+        initial: Float[Tensor, "E T A"] | None = None,
+        elites: Float[Tensor, "E K T A"] | None = None,
+    ) -> Plan:
+        """One plan per episode from past latents and the blocks between them; ``seeds`` and ``initial`` as in ``Planner.plan``."""
+        begun_s, deadline_s = time.monotonic(), self.config.deadline_s
+        cost, steps = self.cost(context, past_blocks, goals), self.config.horizon_model_steps
+        proposals = [] if elites is None else [elites]
+        if self.propose is not None:
+            proposals.append(self.propose(ProposalRequest(cost, self.space, steps, seeds, initial, context, past_blocks, goals)))
         return self.planner.plan(
             cost,
             self.space,
-            horizon_model_steps=self.config.horizon_model_steps,
-            seeds=list(zip(state.seeds.tolist(), state.num_plans.tolist(), strict=True)),
-            initial=self._rest_of_plan(state) if self.config.use_warm_start else None,
+            horizon_model_steps=steps,
+            seeds=seeds,
+            initial=initial,
+            proposals=torch.cat(proposals, dim=1) if proposals else None,
+            deadline_s=None if deadline_s is None else max(0.0, deadline_s - (time.monotonic() - begun_s)),
             device=self.device,
         )
+
+    def cost(
+        self, context: Float[Tensor, "E H D"], past_blocks: Float[Tensor, "E H-1 A"], goals: Float[Tensor, "E G"], others: Sequence[Term] = ()
+    ) -> ImaginedCost:
+        """What the planner minimises from a context towards goals, as the settings say, and any ``others`` terms besides."""
+        config = self.config
+        goal = GoalTerm(goals=goals, distance=self.distance, kind=config.cost, mean_weight=config.mean_weight, prefix_power=config.prefix_power)
+        terms: list[Term] = [goal, *others]
+        if config.action_penalty > 0 or config.smoothness_penalty > 0:
+            terms.append(ActionTerm(space=self.space, action_penalty=config.action_penalty, smoothness_penalty=config.smoothness_penalty))
+        return ImaginedCost(self.rollout, context, past_blocks, terms, max_batch_rows=config.max_batch_rows, precision=config.precision)
+
+    def _rest_of_elites(self, elites: Float[Tensor, "E K T A"]) -> Float[Tensor, "E K T A"]:
+        """The elites of the old plan, shifted like the plan itself; NaN stays NaN throughout."""
+        executed = self.config.replan_every_model_steps
+        rest = elites[:, :, executed:]
+        typical = self.space.typical(self.device).to(elites).expand_as(elites[:, :, :executed])
+        ends = torch.where(elites[:, :, :executed].isnan(), elites[:, :, :executed], typical)
+        return torch.cat([rest, ends], dim=2)
 
     def _rest_of_plan(self, state: PolicyState) -> Float[Tensor, "E T A"]:
         """What is left of each old plan, continued with typical actions; an episode without one gets typical actions alone.
@@ -205,7 +283,7 @@ class MPCPolicy:
         Discrete actions get probabilities: ``WARM_SHARE`` for the old plan's choices and the rest for all alike.
         """
         executed = self.config.replan_every_model_steps
-        typical = self.space.typical(self.device).expand_as(state.plan)
+        typical = self.space.typical(self.device).to(state.plan).expand_as(state.plan)
         rest = torch.cat([state.plan[:, executed:], typical[:, :executed]], dim=1)
         if self.space.action_spec.kind == "discrete":
             rest = WARM_SHARE * rest + (1 - WARM_SHARE) * typical
@@ -217,7 +295,7 @@ class MPCPolicy:
         rows = torch.arange(len(state.seeds), device=self.device)
         current = state.plan[rows, torch.from_numpy(state.plan_block).to(self.device)]  # E A
         current = self.space.executable(current)  # a planner without bounds may leave them; a world refuses that
-        actions = self.space.action_spec.from_blocks(current.cpu().numpy(), block)[np.arange(len(rows)), state.env_step % block]
+        actions = self.space.action_spec.from_blocks(current.float().cpu().numpy(), block)[np.arange(len(rows)), state.env_step % block]
         ends_block = (state.env_step + 1) % block == 0
         blocks = state.blocks
         if blocks.shape[1] and ends_block.any():
@@ -225,6 +303,12 @@ class MPCPolicy:
             blocks = blocks.clone()
             blocks[ended] = torch.cat([blocks[ended, 1:], current[ended, None]], dim=1)
         return actions, dataclasses.replace(state, blocks=blocks, env_step=state.env_step + 1, plan_block=state.plan_block + ends_block)
+
+
+def as_precise(network: NetworkT, precision: str) -> NetworkT:
+    """The network in eval mode; for 64-true a copy of it in double precision."""
+    network = network.eval()
+    return copy.deepcopy(network).double() if precision == "64-true" else network
 
 
 def _rows(value: Any, index: np.ndarray) -> Any:

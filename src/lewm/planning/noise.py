@@ -46,6 +46,31 @@ def smoothed_noise(
     return torch.from_numpy(noise)
 
 
+def coloured_noise(
+    seeds: Sequence[tuple[int, int]], iteration: int, *, num_candidates: int, num_env_steps: int, action_dimension: int, exponent: float
+) -> Float[Tensor, "E S N a"]:
+    """Normal noise of variance 1 whose power falls with frequency f as f ** -``exponent`` (iCEM, arXiv 2008.06389; Timmer & Koenig 1995).
+
+    0 is white; the larger the exponent, the longer an action is held. The constant part has the power of the lowest frequency, 1 / N.
+    ``seeds`` holds (episode seed, plan index) per episode.
+    """
+    frequencies = np.fft.rfftfreq(num_env_steps)
+    frequencies[0] = 1 / num_env_steps
+    amplitude = frequencies ** (-exponent / 2)
+    is_real = np.zeros(len(amplitude), bool)  # the constant part and, of an even number, the highest frequency have no phase
+    is_real[0] = True
+    is_real[-1] |= num_env_steps % 2 == 0
+    power = np.where(is_real, 1, 2) * amplitude**2  # every other frequency stands for two
+    scale = amplitude * num_env_steps / np.sqrt(power.sum())
+    noise = np.empty((len(seeds), num_candidates, num_env_steps, action_dimension), dtype=np.float32)
+    for row, (episode_seed, plan_index) in enumerate(seeds):
+        generator = episode_generator(episode_seed, plan_index, iteration)
+        real, imaginary = generator.standard_normal((2, num_candidates, action_dimension, len(amplitude)))
+        spectrum = scale * np.where(is_real, real, (real + 1j * imaginary) / np.sqrt(2))
+        noise[row] = np.fft.irfft(spectrum, n=num_env_steps).swapaxes(1, 2)
+    return torch.from_numpy(noise)
+
+
 def uniform_choices(
     seeds: Sequence[tuple[int, int]], iteration: int, *, num_candidates: int, num_env_steps: int, repeat_probability: float
 ) -> tuple[Float[Tensor, "E S N"], Int[Tensor, "E S N"]]:

@@ -20,7 +20,18 @@ from lewm.planning.base import BlockSpace, Planner
 from lewm.registry import PLANNERS
 from lewm.schema import Observation
 
-FIXED = {"history_model_steps": 1, "use_warm_start": False, "cost": "last", "mean_weight": 0.0}
+FIXED = {
+    "history_model_steps": 1,
+    "use_warm_start": False,
+    "cost": "last",
+    "mean_weight": 0.0,
+    "distance": "l2",
+    "action_penalty": 0.0,
+    "smoothness_penalty": 0.0,
+    "proposals": "",
+    "precision": "32-true",
+    "use_compile": False,
+}
 """Planner settings that are the cost model's business, or that this agent does not have."""
 
 
