@@ -142,6 +142,13 @@ class PushTOptions:
         return moment
 
 
+def are_visible(moments: np.ndarray) -> np.ndarray:
+    """Whether each moment's pusher and block can be told from the background, bool [E]."""
+    return np.array(
+        [all(_is_visible(moment[name], moment["background_color"]) for name in ("agent_color", "block_color")) for moment in moments], bool
+    )
+
+
 def check_moments(moments: np.ndarray) -> None:
     """``EnvError`` for moments that are not finite or whose looks or measures are outside the documented ranges."""
     for name in ("agent_px", "block_px", "block_rad", *VELOCITIES):
