@@ -27,6 +27,8 @@ DOOR_CLEARANCE = 1.1
 """The half-opening of the door is at least this many agent radii."""
 MIN_CONTRAST = 128
 """Least summed difference of the three colour channels between the agent and the background."""
+LEAST_CONTRAST = 32
+"""The same for perturbed states, which may be hard to see but not invisible."""
 
 PERTURBATIONS: dict[str, Perturbation] = {
     "agent_color": Perturbation(low=(0, 0, 0), high=(255, 255, 255), default=(255, 0, 0), unit="RGB", summary="colour of the dot"),
@@ -177,7 +179,7 @@ def check_layouts(moments: np.ndarray) -> None:
 
 def are_visible(moments: np.ndarray) -> np.ndarray:
     """Whether each moment's agent can be told from its background, bool [E]."""
-    return np.array([_is_visible(moment["agent_color"], moment["background_color"]) for moment in moments], bool)
+    return np.array([_is_visible(moment["agent_color"], moment["background_color"], LEAST_CONTRAST) for moment in moments], bool)
 
 
 def seen_doors(options: TwoRoomOptions) -> tuple[Band, ...]:
@@ -210,5 +212,5 @@ def _drawn_from(bands: Sequence[Band], generator: np.random.Generator) -> float:
     return float(bands[which][0] + place - (ends[which] - widths[which]))
 
 
-def _is_visible(agent: Any, background: Any) -> bool:
-    return bool(np.abs(np.asarray(agent, np.float64) - np.asarray(background, np.float64)).sum() >= MIN_CONTRAST)
+def _is_visible(agent: Any, background: Any, least: int = MIN_CONTRAST) -> bool:
+    return bool(np.abs(np.asarray(agent, np.float64) - np.asarray(background, np.float64)).sum() >= least)

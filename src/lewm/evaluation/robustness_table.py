@@ -16,7 +16,19 @@ def robustness_table(result: dict[str, Any]) -> str:
 
 
 def _success_lines(result: dict[str, Any]) -> list[str]:
-    header = ("condition", "severity", "goals", "D", "stratum", "n", "success [95 %]", "strongest floor", "- floor [95 %]", "- unperturbed [95 %]")
+    header = (
+        "condition",
+        "severity",
+        "goals",
+        "D",
+        "stratum",
+        "n",
+        "success [95 %]",
+        "expert",
+        "strongest floor",
+        "- floor [95 %]",
+        "- unperturbed [95 %]",
+    )
     rows = [header, *_condition_rows("unperturbed", "", "", result["unperturbed"])]
     for condition in result["conditions"]:
         rows += _condition_rows(condition["name"], f"{condition['severity']:g}", condition["goals"], condition)
@@ -39,7 +51,9 @@ def _condition_rows(name: str, severity: str, goals: str, fields: dict[str, Any]
     for distance, entry in fields["by_distance"].items():
         for stratum, found in entry["strata"].items():
             floor, change = found["strongest_floor"], found.get(DIFFERENCE)
-            cells = (str(found["n"]), _interval(found["success"]), f"{floor['name']} {_interval(floor)}", _difference(found["paired_difference"]))
+            expert = "-" if found["expert"] is None else f"{found['expert']['rate']:.2f}"
+            success = (str(found["n"]), _interval(found["success"]), expert)
+            cells = (*success, f"{floor['name']} {_interval(floor)}", _difference(found["paired_difference"]))
             rows.append((name, severity, goals, distance, stratum, *cells, "" if change is None else _difference(change)))
     return rows
 
@@ -56,7 +70,7 @@ def _probe_lines(probe: dict[str, Any]) -> list[str]:
     chance = probe["chance_neighbour_agreement"]
     counts = f"{probe['num_heldout_frames']} frames of {probe['num_heldout_episodes']} held-out episodes"
     notes = [
-        f"{counts}; the probe was fitted on clean latents; R^2 of the mean label is 0",
+        f"{counts}; the probe was fitted on clean latents; R^2 of the mean label is 0" if labels else counts,
         "displacement: in units of the latents' spread, 1.41 between unrelated frames",
         f"same neighbours: of {probe['num_neighbours']}, by chance {chance:.3f}",
     ]
