@@ -105,6 +105,12 @@ def test_recordings_without_a_world_or_labels_give_what_is_left_and_say_what_is_
         ("run", ("--figure", "figure.svg"), "--figure writes a PNG"),
         ("run", ("--env-option", "size_px=64"), "the run was trained on frames of [1, 32, 32, 3]"),
         ("run", ("--env-option", 'vary=["door_y_px"]', "--unseen"), "has no layouts that training left out"),
+        (
+            "run",
+            ("--env-option", "door_y_px=100", "--unseen"),
+            "the run was trained with door_y_px in [(49.0, 49.0)], these options have [(100.0, 100.0)]",
+        ),
+        ("films", ("--data", "{place}/images", "--unseen"), "which layouts the run has seen is known only in the world"),
         ("run", ("--data", "{place}/images"), "the run was trained on ObservationSpec(height_px=32"),
         ("tuned", ("--unseen",), "which layouts those have seen is not recorded"),
         ("films", ("--corruptions", "noise"), "trained on data without a simulator: give --data DIR"),

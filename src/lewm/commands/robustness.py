@@ -62,9 +62,9 @@ def evaluate_robustness(words: Sequence[str]) -> None:
     if arguments.figure is not None and arguments.figure.suffix != ".png":
         raise ConfigError(f"--figure writes a PNG: give it a name that ends in .png, got {str(arguments.figure)!r}")
     from lewm.evaluation.robustness_table import robustness_table
-    from lewm.evaluation.workflow import evaluate_robustness as measure
+    from lewm.evaluation.robustness_workflow import try_run
 
-    result = measure(
+    result = try_run(
         arguments.run,
         env=arguments.env,
         env_options=parse_options(arguments.env_option, "--env-option"),

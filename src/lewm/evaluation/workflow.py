@@ -19,14 +19,10 @@ from lewm.config import PlannerConfig
 from lewm.data.episodes import EpisodeStore
 from lewm.envs.base import make_batch
 from lewm.errors import ConfigError, DataError
-from lewm.evaluation.conditions import check_severities, corruption_names, perturbation_names
 from lewm.evaluation.dataset_protocols import protocol_options, protocol_planner
 from lewm.evaluation.label_goals import compare_goals, kind_of_comparison, matching_store
 from lewm.evaluation.protocol import HELDOUT
 from lewm.evaluation.reconstruction import reconstruction_table
-from lewm.evaluation.robustness import SEVERITIES, without_simulator
-from lewm.evaluation.robustness import evaluate_robustness as measure_robustness
-from lewm.evaluation.robustness_probe import probe_corruptions
 from lewm.evaluation.success import evaluate_success
 from lewm.evaluation.surprise import surprise_table
 from lewm.planning.mpc import MPCPolicy
@@ -76,9 +72,9 @@ def evaluate(
     """
     checkpoint = load_checkpoint(run, device)
     planner = planner or protocol_planner(protocol, checkpoint.config.planner)
-    name, options = _world(checkpoint, env, env_options)
+    name, options = world_of(checkpoint, env, env_options)
     options |= protocol_options(protocol, name, env_options or {})
-    repeat = _check_actions(checkpoint, name, options, env_options or {})
+    repeat = check_actions(checkpoint, name, options, env_options or {})
     if data is None and protocol != HELDOUT:
         data = _own_training_set(checkpoint, Path(run))
     is_data_for_goals = protocol == HELDOUT or kind_of_comparison(planner, name) == "labels"
@@ -99,7 +95,7 @@ def evaluate(
         planner=comparison.describe(planner) | repeat,
         checkpoint_sha256=checkpoint.sha256,
         dataset_sha256=str(checkpoint.provenance.get("dataset_sha256", "")),
-        training_episode_seeds=_training_seeds(checkpoint),
+        training_episode_seeds=training_seeds(checkpoint),
         command=command,
         progress=progress,
     )
@@ -136,71 +132,6 @@ def evaluate_latents(name: str, run: Path | str, data: Path | str, *, device: st
         "versions": versions(),
         "command": command,
     }
-
-
-def evaluate_robustness(
-    run: Path | str,
-    *,
-    env: str | None = None,
-    env_options: dict[str, Any] | None = None,
-    planner: PlannerConfig | None = None,
-    data: Path | str | None = None,
-    perturbations: Sequence[str] | None = None,
-    corruptions: Sequence[str] | None = None,
-    severities: Sequence[float] = SEVERITIES,
-    is_unseen: bool = False,
-    device: str = "cpu",
-    command: str = "",
-    progress: Callable[[str], None] | None = None,
-    **pairs: Any,
-) -> dict[str, Any]:
-    """What perturbed worlds, corrupted frames and unseen layouts do to a run: the result of ``lewm eval robustness``, JSON-ready.
-
-    Success is measured on the pairs of ``robustness.evaluate_robustness``, whose other arguments are ``pairs``, and is left out for a run that was
-    trained without a simulator; latents on the dataset ``data``, and left out without one. ``ConfigError`` if that leaves nothing, and for a
-    world whose frames are not of the size that the run sees.
-    """
-    checkpoint = load_checkpoint(run, device)
-    planner = planner or checkpoint.config.planner
-    check_severities(severities)
-    names = corruption_names(corruptions)
-    probe = None if data is None else _probe_corruptions(checkpoint, data, names, severities, progress)
-    unverified: dict[str, Any] = {
-        "checkpoint_sha256": checkpoint.sha256,
-        "dataset_sha256": str(checkpoint.provenance.get("dataset_sha256", "")),
-        "command": command,
-        "probe": probe,
-    }
-    if env is None and not checkpoint.env.get("name"):
-        if perturbations is not None:
-            perturbation_names(None, perturbations)
-        if probe is None or is_unseen:
-            raise ConfigError(
-                "this run was trained on data without a simulator: give --data DIR for what corruptions do to its latents, and no --unseen"
-            )
-        return without_simulator("the run was trained on data without a simulator", unverified)
-    name, options = _world(checkpoint, env, env_options)
-    repeat = _check_actions(checkpoint, name, options, env_options or {})
-    _check_frames(checkpoint, name, options)
-    if is_unseen and checkpoint.provenance.get("base"):
-        raise ConfigError("this run started from another run's weights, and which layouts those have seen is not recorded: leave --unseen out")
-    is_by_labels = kind_of_comparison(planner, name) == "labels"
-    comparison = compare_goals(checkpoint, planner, name, options, data if is_by_labels else None)
-    seeds = _training_seeds(checkpoint)
-    return measure_robustness(
-        MPCPolicy(checkpoint.model, planner, comparison.readout),
-        env=name,
-        env_options=options,
-        perturbations=perturbations,
-        corruptions=corruptions,
-        severities=severities,
-        is_unseen=is_unseen,
-        training_episode_seeds=seeds,
-        unverified=unverified
-        | {"planner": comparison.describe(planner) | repeat, "num_training_episodes": None if seeds is None else len(seeds), "versions": versions()},
-        progress=progress,
-        **pairs,
-    )
 
 
 def latent_table(result: dict[str, Any]) -> str:
@@ -309,7 +240,8 @@ def _collapse_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _world(checkpoint: Checkpoint, env: str | None, env_options: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:
+def world_of(checkpoint: Checkpoint, env: str | None, env_options: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:
+    """Name and options of the world that a run is evaluated in; ``ConfigError`` for a run without one."""
     trained = checkpoint.env
     name = env or trained.get("name")
     if not name:
@@ -318,7 +250,7 @@ def _world(checkpoint: Checkpoint, env: str | None, env_options: dict[str, Any] 
     return name, options | (env_options or {})
 
 
-def _check_actions(checkpoint: Checkpoint, name: str, options: dict[str, Any], explicit: dict[str, Any]) -> dict[str, int]:
+def check_actions(checkpoint: Checkpoint, name: str, options: dict[str, Any], explicit: dict[str, Any]) -> dict[str, int]:
     """What a result has to record where an env step is not as long as in training; ``ConfigError`` for actions that mean something else."""
     trained = checkpoint.model.action_spec
     if trained.kind == "none":
@@ -337,29 +269,6 @@ def _check_actions(checkpoint: Checkpoint, name: str, options: dict[str, Any], e
         raise ConfigError(f"{difference}: give --env-option action_repeat={trained.action_repeat} (Atari: frame_skip), or the one that you mean")
     logger.warning("%s: env steps of another length, as asked for", difference)
     return {"trained_action_repeat": trained.action_repeat}
-
-
-def _check_frames(checkpoint: Checkpoint, name: str, options: dict[str, Any]) -> None:
-    """``ConfigError`` for a world whose frames are not those that the model was trained on."""
-    seen = replace(checkpoint.model.observation_spec, stack_offsets_env_steps=(0,))
-    with closing(make_batch(name, 1, **options)) as envs:
-        found = envs.observation_spec
-    if found.frame_shape != seen.frame_shape:
-        raise ConfigError(
-            f"the run was trained on frames of {list(seen.frame_shape)} (views, height, width, RGB), env {name!r} with these options has "
-            f"{list(found.frame_shape)}: leave out the options that change them"
-        )
-
-
-def _probe_corruptions(
-    checkpoint: Checkpoint, data: Path | str, names: Sequence[str], severities: Sequence[float], progress: Callable[[str], None] | None
-) -> dict[str, Any]:
-    store = matching_store(checkpoint, data)
-    if progress is not None:
-        progress(f"encoding corrupted frames of {data}")
-    sha256 = store.dataset_sha256
-    measured = probe_corruptions(checkpoint.model, store, config=checkpoint.config, corruptions=names, severities=severities)
-    return measured | {"dataset_sha256": sha256, "is_training_dataset": checkpoint.provenance.get("dataset_sha256") == sha256}
 
 
 def _head(checkpoint: Checkpoint, name: str) -> nn.Module:
@@ -386,7 +295,7 @@ def _own_training_set(checkpoint: Checkpoint, run: Path) -> Path | None:
     return None
 
 
-def _training_seeds(checkpoint: Checkpoint) -> np.ndarray | None:
+def training_seeds(checkpoint: Checkpoint) -> np.ndarray | None:
     """Seeds of the training episodes, of the base that training started from as well, which evaluation episodes must not share."""
     seeds = checkpoint.provenance.get("episode_seeds")
     base_seeds = checkpoint.provenance.get("base", {}).get("episode_seeds", [])
