@@ -77,6 +77,7 @@ def test_a_run_gives_a_table_a_figure_and_a_result_that_verifies(place: Path, ca
     result = json.loads((place / "run/results/robustness.json").read_text())
     assert [entry["severity"] for entry in result["probe"]["conditions"]] == [0.5, 1.0]
     assert result["probe"]["is_training_dataset"]
+    assert table.strip() in (place / "run" / "README.md").read_text()
     assert main(["verify", f"{place}/run/results/robustness.json"]) == 0
     assert "under 9 conditions replayed" in capsys.readouterr().out
 
