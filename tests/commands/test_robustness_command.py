@@ -104,6 +104,7 @@ def test_recordings_without_a_world_or_labels_give_what_is_left_and_say_what_is_
         ("run", ("--severities", "half"), "--severities takes numbers in (0, 1] with commas between"),
         ("run", ("--goals", "dirty"), "unknown kind of goal frames 'dirty'"),
         ("run", ("--figure", "figure.svg"), "--figure writes a PNG"),
+        ("run", ("--figure", "f.png", "--perturbations", "none", "--corruptions", "none"), "--figure draws perturbations and corruptions"),
         ("run", ("--env-option", "size_px=64"), "the run was trained on frames of [1, 32, 32, 3]"),
         ("run", ("--env-option", 'vary=["door_y_px"]', "--unseen"), "has no layouts that training left out"),
         (

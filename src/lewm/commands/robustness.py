@@ -58,9 +58,7 @@ def evaluate_robustness(words: Sequence[str]) -> None:
     arguments = parse(RobustnessArguments, "eval robustness", words[1:], default=RobustnessArguments(run=tyro.MISSING, planner=planner_of(words)))
     distances, severities = parse_distances(arguments.distances), _parse_severities(arguments.severities)
     check_result_file(arguments.json)
-    check_result_file(arguments.figure)
-    if arguments.figure is not None and arguments.figure.suffix != ".png":
-        raise ConfigError(f"--figure writes a PNG: give it a name that ends in .png, got {str(arguments.figure)!r}")
+    _check_figure(arguments)
     from lewm.evaluation.robustness_table import robustness_table
     from lewm.evaluation.robustness_workflow import try_run
 
@@ -90,6 +88,17 @@ def evaluate_robustness(words: Sequence[str]) -> None:
 
         draw_robustness(result, arguments.figure)
         say(f"drew {arguments.figure}")
+
+
+def _check_figure(arguments: RobustnessArguments) -> None:
+    """Refuse, before the work whose picture it is, a figure that could not be drawn or written."""
+    check_result_file(arguments.figure)
+    if arguments.figure is not None and arguments.figure.suffix != ".png":
+        raise ConfigError(f"--figure writes a PNG: give it a name that ends in .png, got {str(arguments.figure)!r}")
+    from lewm.evaluation.conditions import NONE
+
+    if arguments.figure is not None and arguments.perturbations == arguments.corruptions == NONE:
+        raise ConfigError("--figure draws perturbations and corruptions, and none were asked for: name one, or leave --figure out")
 
 
 def _names(text: str | None) -> list[str] | None:
