@@ -168,7 +168,7 @@ def _result(result: Mapping[str, Any]) -> tuple[str, ...]:
         return (f"{name} cannot be shown: {error!r}.",)
     if len(table) > MAX_TABLE_CHARACTERS:
         return (f"{name}: too long for this page.",)
-    check = f" `lewm verify {result['file']}` replays it." if result["evaluation"] == "success" else ""
+    check = f" `lewm verify {result['file']}` replays it." if result["evaluation"] == "success" or "conditions" in result else ""
     command = f" Command: `{result['command']}`." if result.get("command") else ""
     return (f"{name}.{check}{command}", _code("text", table))
 
@@ -178,6 +178,10 @@ def _printed(result: dict[str, Any]) -> str:
         from lewm.evaluation.success import success_table
 
         return success_table(result)
+    if result["evaluation"] == "robustness":
+        from lewm.evaluation.robustness_table import robustness_table
+
+        return robustness_table(result)
     from lewm.evaluation.workflow import latent_table
 
     return latent_table(result)

@@ -287,6 +287,10 @@ EVALUATIONS = Table(
         "surprise": Entry(
             target="lewm.evaluation.surprise:evaluate_surprise", summary="are steps that the world does not make surprising? violation of expectation"
         ),
+        "robustness": Entry(
+            target="lewm.evaluation.robustness:evaluate_robustness",
+            summary="success and probes in perturbed worlds, from corrupted frames and in unseen layouts",
+        ),
         "atari-labels": Entry(
             target="lewm.evaluation.atari_probing:evaluate_atari_labels", summary="AtariARI: name the game's memory bytes from frozen latents"
         ),

@@ -144,7 +144,7 @@ class VerifyArguments:
     """Replay a result in the simulator and recompute every number in it, without the model."""
 
     result: tyro.conf.Positional[Path]
-    """File written by `lewm eval success --json`."""
+    """File written by `lewm eval success --json` or `lewm eval robustness --json`."""
     data: Path | None = None
     """Dataset that the pairs are rows of, where they are: checks that they are the rows which the seed draws."""
     json: Path | None = None
@@ -173,6 +173,7 @@ def evaluate(words: Sequence[str]) -> None:
         "surprise": _surprise,
         "reconstruction": _reconstruction,
         "atari-labels": _atari_labels,
+        "robustness": _robustness,
     }
     routes.get(words[0], _latents)(words)
 
@@ -219,7 +220,7 @@ def _success(words: Sequence[str]) -> None:
     }
     result = _scripted_result(arguments, words, settings, num_pairs) if _is_scripted(arguments) else _run_result(arguments, settings, num_pairs)
     show(success_table(result))
-    _write_to_run(arguments.json, result, arguments.run)
+    write_to_run(arguments.json, result, arguments.run)
 
 
 def _run_result(arguments: SuccessArguments, settings: dict[str, Any], num_pairs: int) -> dict[str, Any]:
@@ -303,11 +304,17 @@ def _evaluate_latents(words: Sequence[str], arguments: LatentArguments | AtariLa
 
     result = evaluate_latents(words[0], arguments.run, arguments.data, command=command_line("eval", words), **options)
     show(latent_table(result))
-    _write_to_run(arguments.json, result, arguments.run)
+    write_to_run(arguments.json, result, arguments.run)
     return result
 
 
-def _write_to_run(path: Path | None, result: dict[str, Any], run: Path) -> None:
+def _robustness(words: Sequence[str]) -> None:
+    from lewm.commands.robustness import evaluate_robustness
+
+    evaluate_robustness(words)
+
+
+def write_to_run(path: Path | None, result: dict[str, Any], run: Path) -> None:
     """Write the result; the card of the run whose results it joins then shows it."""
     write_result(path, result)
     if path is not None and path.resolve().parent == (run / "results").resolve():

@@ -10,6 +10,9 @@ from lewm.config_files import from_dict, load_preset
 from lewm.errors import LewmError
 from lewm.registry import PLANNERS
 
+SWITCHES = ("--planner.use", "--planner.no", "--rest-", "--no-rest-", "--resize", "--no-resize", "--unseen", "--no-unseen")
+"""Flags without a value, after which a run may be named."""
+
 
 def planner_of(words: Sequence[str]) -> PlannerConfig:
     """The planner settings that the flags change: those of the run among the words that the planner asked for knows."""
@@ -28,11 +31,7 @@ def _own_planner_of(words: Sequence[str]) -> PlannerConfig:
     from lewm.checkpoint import find_checkpoint, read_description
 
     for before, word in itertools.pairwise(words):
-        is_value = (
-            before.startswith("--")
-            and "=" not in before
-            and not before.startswith(("--planner.use", "--planner.no", "--rest-", "--no-rest-", "--resize", "--no-resize"))
-        )
+        is_value = before.startswith("--") and "=" not in before and not before.startswith(SWITCHES)
         if not is_value and not word.startswith("-") and Path(word).is_dir():
             with contextlib.suppress(LewmError, KeyError):  # said properly when the run is loaded
                 return from_dict(read_description(find_checkpoint(Path(word)))["config"]).planner

@@ -20,6 +20,10 @@ class EpisodeError(EnvError):
     """An episode that its simulator cannot go on with; others are not affected."""
 
 
+PerturbationEnd = Literal["low", "high", "far"]
+"""Towards which end of its range a perturbation moves a value; ``far``: the one that is farther away."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Perturbation:
     """A documented change of a world's looks or layout: usable at evaluation and, varied per episode, at collection."""
@@ -29,6 +33,29 @@ class Perturbation:
     default: tuple[float, ...]
     unit: str
     summary: str
+
+    def moved(self, values: np.ndarray, severity: float, end: PerturbationEnd) -> np.ndarray:
+        """Values [n, k] moved towards an end of the range: the share ``severity`` of the way from where each is."""
+        low, high, values = np.array(self.low, np.float64), np.array(self.high, np.float64), np.asarray(values, np.float64)
+        far = np.where(high - values >= values - low, high, low)
+        return np.asarray(values + severity * ({"low": low, "high": high, "far": far}[end] - values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnseenLayouts:
+    """A world whose layouts its sibling never draws, and how far apart the two are."""
+
+    name: str
+    """The perturbation that differs."""
+    unit: str
+    seen: tuple[tuple[float, float], ...]
+    """Ranges from which episodes of the sibling draw."""
+    unseen: tuple[tuple[float, float], ...]
+    """Ranges from which this world draws."""
+    margin: float
+    """The two are nowhere nearer to each other."""
+    options: dict[str, Any]
+    """Of this world."""
 
 
 class GoalEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
@@ -58,6 +85,11 @@ class GoalEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray], ABC):
     @abstractmethod
     def make_batch(cls, num_envs: int, /, **options: Any) -> "GoalEnvBatch":
         """The same world for ``num_envs`` episodes at once, with the constructor's options."""
+
+    @classmethod
+    def unseen_layouts(cls, options: dict[str, Any]) -> UnseenLayouts | None:
+        """The same world with layouts that a world with these options never draws; None in a world that knows none."""
+        return None
 
     @abstractmethod
     def get_state(self) -> bytes:
@@ -142,6 +174,17 @@ class MeasuresGoals(Protocol):
         """float64 [E]: how far each episode is from its goal, in tolerances of the success predicate: 1 is the edge of success."""
 
 
+@runtime_checkable
+class TakesPerturbations(Protocol):
+    """A batch whose states hold looks and layout, and can be given others."""
+
+    def perturbed(self, states: Sequence[bytes], name: str, severity: float, end: PerturbationEnd) -> list[bytes | None]:
+        """The same states with one of the world's ``PERTURBATIONS`` moved as ``Perturbation.moved`` does, each its own goal. Changes nothing here.
+
+        None for a state that is not legal any more: its agent would overlap a wall, or could not be told from the background.
+        """
+
+
 class ScriptedPolicy(Protocol):
     """A policy that may look at the simulator's true state: data collection, floors and experts. Row e depends on its own seed only."""
 
@@ -172,6 +215,15 @@ def canonical_name(name: str) -> str:
         return own_name if own_name == name or ENVS.load(own_name) is env_class else name
     except ConfigError:
         return name
+
+
+def move_moments(moments: np.ndarray, name: str, perturbation: Perturbation, severity: float, end: PerturbationEnd) -> np.ndarray:
+    """A copy of structured moments [E] with one field moved; whole numbers are rounded."""
+    moved = moments.copy()
+    field = moved[name]
+    values = perturbation.moved(field.reshape(len(field), -1), severity, end).reshape(field.shape)
+    moved[name] = np.rint(values) if field.dtype.kind == "u" else values
+    return moved
 
 
 def check_count(what: str, count: int, num_envs: int) -> None:

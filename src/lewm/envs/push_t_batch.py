@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from lewm.envs.base import check_count, check_seeds
+from lewm.envs.base import PerturbationEnd, check_count, check_seeds, move_moments
 from lewm.envs.option_checks import parse_options
 from lewm.envs.push_t_drawing import Canvas
 from lewm.envs.push_t_goals import LABEL_NAMES, PREDICATES, labels_of
-from lewm.envs.push_t_layout import ACTION_SCALE_PX, MOMENT, TABLE_PX, VELOCITIES, PushTOptions
+from lewm.envs.push_t_layout import ACTION_SCALE_PX, MOMENT, PERTURBATIONS, TABLE_PX, VELOCITIES, PushTOptions, are_visible
 from lewm.envs.push_t_physics import Tabletop, check_pymunk
 from lewm.envs.push_t_starts import draw_goal, draw_gym_past, draw_start, moment_of
 from lewm.envs.push_t_states import Past, pack, unpack_all
@@ -172,6 +172,13 @@ class PushTBatch:
         self._require_started()
         limit = self.options.max_env_steps
         return np.zeros(self.num_envs, bool) if limit is None else np.asarray(self._now["env_step"] >= limit)
+
+    def perturbed(self, states: Sequence[bytes], name: str, severity: float, end: PerturbationEnd) -> list[bytes | None]:
+        """The same states with one perturbation moved and no contact remembered; None where pusher or block would not be visible."""
+        now, _, _ = unpack_all(self.name, states)
+        moments, is_remembered = move_moments(now, name, PERTURBATIONS[name], severity, end), self.options.contacts == "remembered"
+        packed = [pack(self.name, moment, moment, Past.of(moment) if is_remembered else None) for moment in moments]
+        return [state if visible else None for state, visible in zip(packed, are_visible(moments), strict=True)]
 
     def close(self) -> None:
         """Let go of pymunk's spaces; harmless when called twice."""

@@ -21,6 +21,8 @@ ACTION_SCALE_PX = 100.0
 """How far from the pusher a relative action of 1 puts the target, along an axis."""
 MIN_CONTRAST = 128
 """Least summed difference of the three colour channels between the background and what lies on it."""
+LEAST_CONTRAST = 32
+"""The same for perturbed states, which may be hard to see but not invisible."""
 RENDERINGS = ("smooth", "sampled")
 CONTACTS = ("remembered", "fresh")
 COLORS = ("agent_color", "background_color", "block_color")
@@ -142,6 +144,14 @@ class PushTOptions:
         return moment
 
 
+def are_visible(moments: np.ndarray) -> np.ndarray:
+    """Whether each moment's pusher and block can be told from the background, bool [E]."""
+    return np.array(
+        [all(_is_visible(moment[name], moment["background_color"], LEAST_CONTRAST) for name in ("agent_color", "block_color")) for moment in moments],
+        bool,
+    )
+
+
 def check_moments(moments: np.ndarray) -> None:
     """``EnvError`` for moments that are not finite or whose looks or measures are outside the documented ranges."""
     for name in ("agent_px", "block_px", "block_rad", *VELOCITIES):
@@ -154,5 +164,5 @@ def check_moments(moments: np.ndarray) -> None:
             check_values(name, tuple(values[bad][0].tolist()), perturbation.low, perturbation.high)
 
 
-def _is_visible(color: Any, background: Any) -> bool:
-    return bool(np.abs(np.asarray(color, np.float64) - np.asarray(background, np.float64)).sum() >= MIN_CONTRAST)
+def _is_visible(color: Any, background: Any, least: int = MIN_CONTRAST) -> bool:
+    return bool(np.abs(np.asarray(color, np.float64) - np.asarray(background, np.float64)).sum() >= least)

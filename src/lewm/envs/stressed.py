@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lewm.envs.base import GoalEnv, GoalEnvBatch, ScriptedPolicy, check_count
+from lewm.envs.base import GoalEnv, GoalEnvBatch, PerturbationEnd, ScriptedPolicy, TakesPerturbations, UnseenLayouts, check_count
 from lewm.envs.single import BatchOfOne
 from lewm.envs.stress import FAMILY, STRESSES, make_stress
 from lewm.errors import EnvError
@@ -115,6 +115,13 @@ class StressedBatch:
         resting = self.inner.at_rest([state for _, _, state in found])
         return [state[: HEADER.size] + rest for state, rest in zip(states, resting, strict=True)]
 
+    def perturbed(self, states: Sequence[bytes], name: str, severity: float, end: PerturbationEnd) -> list[bytes | None]:
+        """The world's own perturbations; the nuisance goes on as it was. ``EnvError`` for a world that has none."""
+        if not isinstance(self.inner, TakesPerturbations):
+            raise EnvError(f"env {self.name!r} has no perturbations")
+        found = self.inner.perturbed([self._unpacked(state)[2] for state in states], name, severity, end)
+        return [None if new is None else old[: HEADER.size] + new for old, new in zip(states, found, strict=True)]
+
     def close(self) -> None:
         """Free what the world has borrowed."""
         self.inner.close()
@@ -144,6 +151,11 @@ class StressedEnv(BatchOfOne):
     def make_batch(cls, num_envs: int, /, **options: Any) -> StressedBatch:
         """The same world for ``num_envs`` episodes at once, with the world's own options."""
         return StressedBatch(cls.NAME, cls.KIND, cls.INNER.make_batch(num_envs, **options))
+
+    @classmethod
+    def unseen_layouts(cls, options: dict[str, Any]) -> UnseenLayouts | None:
+        """The world's own."""
+        return cls.INNER.unseen_layouts(options)
 
 
 class InnerPolicy:

@@ -6,10 +6,11 @@ no wall can be crossed between two env steps unless ``collision="official"`` ask
 
 from typing import Any, ClassVar
 
-from lewm.envs.base import Perturbation, ScriptedPolicy
+from lewm.envs.base import Perturbation, ScriptedPolicy, UnseenLayouts
+from lewm.envs.option_checks import parse_options
 from lewm.envs.single import BatchOfOne
 from lewm.envs.two_room_batch import STRATA, VERSION, TwoRoomBatch
-from lewm.envs.two_room_layout import PERTURBATIONS, TwoRoomOptions
+from lewm.envs.two_room_layout import DOOR_MARGIN_PX, PERTURBATIONS, TwoRoomOptions, seen_doors, unseen_doors
 from lewm.envs.two_room_policies import ExpertPolicy, NoiselessExpertPolicy
 
 __all__ = ["TwoRoom", "TwoRoomBatch", "TwoRoomOptions"]
@@ -32,3 +33,21 @@ class TwoRoom(BatchOfOne):
     def make_batch(cls, num_envs: int, /, **options: Any) -> TwoRoomBatch:
         """The same world for ``num_envs`` episodes at once, with the fields of ``TwoRoomOptions``."""
         return TwoRoomBatch(num_envs, **options)
+
+    @classmethod
+    def unseen_layouts(cls, options: dict[str, Any]) -> UnseenLayouts | None:
+        """The same world with doors that a world with these options never has; None if it has them all."""
+        parsed = parse_options(TwoRoomOptions, cls.NAME, options)
+        seen = seen_doors(parsed)
+        unseen = unseen_doors(seen)
+        if not unseen:
+            return None
+        vary = tuple(dict.fromkeys((*parsed.vary, "door_y_px")))
+        return UnseenLayouts(
+            name="door_y_px",
+            unit=PERTURBATIONS["door_y_px"].unit,
+            seen=seen,
+            unseen=unseen,
+            margin=DOOR_MARGIN_PX,
+            options=options | {"vary": vary, "door_bands_px": unseen},
+        )

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from lewm.envs.base import check_count, check_seeds
+from lewm.envs.base import PerturbationEnd, check_count, check_seeds, move_moments
 from lewm.envs.option_checks import parse_options
 from lewm.envs.two_room_drawing import Canvas
-from lewm.envs.two_room_layout import MOMENT, PERTURBATIONS, SPEED_PX, WALL_X_PX, TwoRoomOptions, check_layouts
+from lewm.envs.two_room_layout import MOMENT, PERTURBATIONS, SPEED_PX, WALL_X_PX, TwoRoomOptions, are_visible, check_layouts
 from lewm.envs.two_room_physics import LegalSpace, move_official, move_swept, room_positions
 from lewm.errors import EnvError
 from lewm.schema import ActionSpec, Observation, ObservationSpec
@@ -173,6 +173,16 @@ class TwoRoomBatch:
     def at_rest(self, states: Sequence[bytes]) -> list[bytes]:
         """The states as they are: nothing in this world has a velocity."""
         return list(states)
+
+    def perturbed(self, states: Sequence[bytes], name: str, severity: float, end: PerturbationEnd) -> list[bytes | None]:
+        """The same states with one perturbation moved; None where the agent would overlap a wall, not fit the door or not be visible."""
+        moments = move_moments(self._read(states)[:, 0], name, PERTURBATIONS[name], severity, end)
+        space = LegalSpace.of(moments)
+        positions = moments["position_px"]
+        is_legal = space.is_legal(positions) if self.options.collision == "swept" else space.is_in_arena(positions)
+        is_legal &= (moments["door_half_size_px"] > moments["agent_radius_px"]) & are_visible(moments)
+        header = STATE_HEADER.pack(MAGIC, VERSION)
+        return [header + 2 * moment.tobytes() if legal else None for moment, legal in zip(moments, is_legal, strict=True)]
 
     def close(self) -> None:
         """Nothing to free."""

@@ -3,7 +3,8 @@
 Lengths are in px of the 224 x 224 arena whatever the rendered size; pixel i of a 224 px frame covers [i, i + 1).
 """
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,10 +21,14 @@ BORDER_LINE_PX = 4.0
 WALL_X_PX = 112.0
 SPEED_PX = 5.0
 """Distance that an action of 1 moves the agent along an axis in one env step."""
+DOOR_MARGIN_PX = 7.0
+"""A door counts as unseen if it is at least so far from every door of training: two pixels of a 64 px frame, half the default half-opening."""
 DOOR_CLEARANCE = 1.1
 """The half-opening of the door is at least this many agent radii."""
 MIN_CONTRAST = 128
 """Least summed difference of the three colour channels between the agent and the background."""
+LEAST_CONTRAST = 32
+"""The same for perturbed states, which may be hard to see but not invisible."""
 
 PERTURBATIONS: dict[str, Perturbation] = {
     "agent_color": Perturbation(low=(0, 0, 0), high=(255, 255, 255), default=(255, 0, 0), unit="RGB", summary="colour of the dot"),
@@ -53,6 +58,9 @@ MOMENT = np.dtype(
 )
 """One world at one time: everything that its frame and its future depend on. Arrays of it are called moments."""
 
+Band = tuple[float, float]
+"""From, to: both included."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TwoRoomOptions:
@@ -70,6 +78,8 @@ class TwoRoomOptions:
     """Whether reaching the goal ends the episode."""
     vary: tuple[str, ...] = ()
     """Perturbations that each episode draws from their range with its own seed, instead of taking the value given here."""
+    door_bands_px: tuple[tuple[float, float], ...] = ()
+    """Ranges from which ``vary`` draws ``door_y_px``, ascending, so that other doors are left for evaluation; empty: its whole range."""
     agent_color: tuple[int, int, int] = (255, 0, 0)
     agent_radius_px: float = 7.0
     background_color: tuple[int, int, int] = (255, 255, 255)
@@ -94,7 +104,23 @@ class TwoRoomOptions:
                 raise EnvError(f"vary names an unknown perturbation {name!r}.{did_you_mean(str(name), PERTURBATIONS)}")
         for name, perturbation in PERTURBATIONS.items():
             check_values(name, as_tuple(getattr(self, name)), perturbation.low, perturbation.high)
+        self._check_door_bands()
         self._check_combination()
+
+    def _check_door_bands(self) -> None:
+        if not isinstance(self.door_bands_px, tuple | list) or not all(
+            isinstance(band, tuple | list) and len(band) == 2 for band in self.door_bands_px
+        ):
+            raise EnvError(f"door_bands_px must be ranges such as ((35, 77), (147, 189)), got {self.door_bands_px!r}")
+        if not self.door_bands_px:
+            return
+        if "door_y_px" not in self.vary:
+            raise EnvError("door_bands_px says where doors are drawn from: it needs vary=('door_y_px',)")
+        ends = [end for band in self.door_bands_px for end in band]
+        for end in ends:
+            check_values("an end of door_bands_px", (end,), PERTURBATIONS["door_y_px"].low, PERTURBATIONS["door_y_px"].high)
+        if any(low > high for low, high in itertools.pairwise(ends)):
+            raise EnvError(f"door_bands_px must be ascending ranges that do not overlap, got {self.door_bands_px!r}")
 
     def _check_combination(self) -> None:
         radius = self.agent_radius_px
@@ -128,6 +154,8 @@ class TwoRoomOptions:
             high = np.minimum(high, self.door_half_size_px / DOOR_CLEARANCE)
         if name == "door_half_size_px":
             low = np.maximum(low, DOOR_CLEARANCE * values["agent_radius_px"])
+        if name == "door_y_px" and self.door_bands_px:
+            return np.asarray(_drawn_from(self.door_bands_px, generator))
         if not name.endswith("_color"):
             return np.asarray(generator.uniform(low, high)[0])
         while True:
@@ -149,5 +177,40 @@ def check_layouts(moments: np.ndarray) -> None:
         raise EnvError("a state has a door_half_size_px that does not exceed its agent_radius_px; take states from get_states")
 
 
-def _is_visible(agent: Any, background: Any) -> bool:
-    return bool(np.abs(np.asarray(agent, np.float64) - np.asarray(background, np.float64)).sum() >= MIN_CONTRAST)
+def are_visible(moments: np.ndarray) -> np.ndarray:
+    """Whether each moment's agent can be told from its background, bool [E]."""
+    return np.array([_is_visible(moment["agent_color"], moment["background_color"], LEAST_CONTRAST) for moment in moments], bool)
+
+
+def seen_doors(options: TwoRoomOptions) -> tuple[Band, ...]:
+    """Where the doors of a world with these options are: one band of no width where they do not vary."""
+    if "door_y_px" not in options.vary:
+        return ((float(options.door_y_px), float(options.door_y_px)),)
+    if options.door_bands_px:
+        return tuple((float(low), float(high)) for low, high in options.door_bands_px)
+    return ((PERTURBATIONS["door_y_px"].low[0], PERTURBATIONS["door_y_px"].high[0]),)
+
+
+def unseen_doors(seen: Sequence[Band]) -> tuple[Band, ...]:
+    """The rest of the range of ``door_y_px``, ``DOOR_MARGIN_PX`` away from the bands ``seen``; may be empty."""
+    low, last = PERTURBATIONS["door_y_px"].low[0], PERTURBATIONS["door_y_px"].high[0]
+    unseen = []
+    for first, end in seen:
+        if first - DOOR_MARGIN_PX > low:
+            unseen.append((low, first - DOOR_MARGIN_PX))
+        low = max(low, end + DOOR_MARGIN_PX)
+    return (*unseen, (low, last)) if low < last else tuple(unseen)
+
+
+def _drawn_from(bands: Sequence[Band], generator: np.random.Generator) -> float:
+    """Uniform over the bands together; bands of no width are as likely as each other."""
+    widths = np.array([high - low for low, high in bands], np.float64)
+    if widths.sum() == 0:
+        return float(bands[int(generator.integers(len(bands)))][0])
+    place, ends = generator.random() * widths.sum(), np.cumsum(widths)
+    which = min(int(np.searchsorted(ends, place, side="right")), len(bands) - 1)
+    return float(bands[which][0] + place - (ends[which] - widths[which]))
+
+
+def _is_visible(agent: Any, background: Any, least: int = MIN_CONTRAST) -> bool:
+    return bool(np.abs(np.asarray(agent, np.float64) - np.asarray(background, np.float64)).sum() >= least)

@@ -64,8 +64,6 @@ def pair_batch(manifest: Manifest, pairs: Sequence[Pair]) -> GoalEnvBatch:
 
 def assemble(manifest: Manifest, outcomes: Mapping[str, Outcome], references: References, unverified: Mapping[str, Any]) -> dict[str, Any]:
     """The complete result; ``outcomes`` by pair id, ``unverified`` the fields that cannot be re-derived."""
-    by_distance = {str(distance): _distance(manifest, distance, outcomes, references) for distance in manifest.distances}
-    first = by_distance[str(manifest.distances[0])]
     result = {
         "evaluation": "success",
         "format": FORMAT,
@@ -73,12 +71,21 @@ def assemble(manifest: Manifest, outcomes: Mapping[str, Outcome], references: Re
         "protocol": {"name": manifest.protocol, "version": manifest.protocol_version, "manifest_sha256": manifest.sha256},
         **{name: unverified[name] for name in UNVERIFIED},
         "unverified": list(UNVERIFIED),
-        "by_distance": by_distance,
-        **{name: first[name] for name in HEADLINE},
-        "episodes": [_episode(pair, outcomes[pair.id], references) for pair in manifest.pairs],
+        **measured(manifest, outcomes, references),
         "manifest": manifest.to_dict(),
     }
     return result | {"content_sha256": content_sha256(result)}
+
+
+def measured(manifest: Manifest, outcomes: Mapping[str, Outcome], references: References) -> dict[str, Any]:
+    """The part of a result that follows from outcomes by pair id: every distance and stratum, the headline, and the episodes."""
+    by_distance = {str(distance): _distance(manifest, distance, outcomes, references) for distance in manifest.distances}
+    first = by_distance[str(manifest.distances[0])]
+    return {
+        "by_distance": by_distance,
+        **{name: first[name] for name in HEADLINE},
+        "episodes": [_episode(pair, outcomes[pair.id], references) for pair in manifest.pairs],
+    }
 
 
 def unusual_settings(manifest: Mapping[str, Any]) -> dict[str, Any]:

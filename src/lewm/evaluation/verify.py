@@ -8,7 +8,7 @@ accident or a careless edit but not an author who writes a new hash.
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -46,23 +46,24 @@ _SETTINGS: dict[str, type] = {
 
 
 def verify_result(source: Path | str | dict[str, Any], data: Path | str | None = None) -> dict[str, Any]:
-    """Recompute a result of ``lewm eval success``; what was checked and what cannot be, JSON-ready.
+    """Recompute a result of ``lewm eval success`` or ``robustness``; what was checked and what cannot be, JSON-ready.
 
     ``data`` is the dataset of a result whose pairs come from one: without it, which rows they are is taken on trust, and said to be.
     ``VerificationError`` naming the first field that does not follow, with the value in the file and the recomputed one.
     """
     result = json.loads(json.dumps(source)) if isinstance(source, dict) else _read(Path(source))
-    for name, expected in (("evaluation", "success"), ("format", FORMAT)):
-        if not _is_same(result.get(name), expected):
-            _refuse(name, result.get(name), expected)
-    missing = [name for name in UNVERIFIED if name not in result]
-    if missing:
-        raise VerificationError(f"{missing[0]} is missing from the result")
-    manifest, on_trust = _verified_manifest(result, data)
-    with _naming_simulators(result):
-        outcomes = _replayed(result, manifest)
+    if result.get("evaluation") == "robustness":
+        from lewm.evaluation.verify_robustness import verify_robustness  # which uses what is below
+
+        if data is not None:
+            raise VerificationError("the pairs of a robustness result follow from seeds alone, not from a dataset: leave --data out")
+        return verify_robustness(result)
+    check_header(result, "success", FORMAT, UNVERIFIED)
+    manifest, on_trust = verified_manifest(result, data)
+    with naming_simulators(result):
+        outcomes = replayed(result, manifest)
         rebuilt = assemble(manifest, outcomes, run_references(manifest), {name: result[name] for name in UNVERIFIED})
-        _compare("", _without_hash(result), _without_hash(json.loads(json.dumps(rebuilt))))
+        compare_values("", without_hash(result), without_hash(json.loads(json.dumps(rebuilt))))
     if result.get("content_sha256") != (recomputed := content_sha256(result)):
         raise VerificationError(
             f"content_sha256 is {result.get('content_sha256')!r} in the file and {recomputed!r} recomputed: "
@@ -81,6 +82,16 @@ def verify_result(source: Path | str | dict[str, Any], data: Path | str | None =
     }
 
 
+def check_header(result: dict[str, Any], evaluation: str, format: int, unverified: Sequence[str]) -> None:
+    """Refuse another kind of result or format, or one that lacks a field that is taken on trust."""
+    for name, expected in (("evaluation", evaluation), ("format", format)):
+        if not _is_same(result.get(name), expected):
+            refuse(name, result.get(name), expected)
+    missing = [name for name in unverified if name not in result]
+    if missing:
+        raise VerificationError(f"{missing[0]} is missing from the result")
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         result = json.loads(path.read_text(), parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
@@ -93,23 +104,23 @@ def _read(path: Path) -> dict[str, Any]:
     return result
 
 
-def _verified_manifest(result: dict[str, Any], data: Path | str | None) -> tuple[Manifest, tuple[str, ...]]:
+def verified_manifest(result: dict[str, Any], data: Path | str | None) -> tuple[Manifest, tuple[str, ...]]:
     """The manifest in the result, once its hash is right and its pairs have been made again from its seed; and what of it is taken on trust."""
     values, protocol = result.get("manifest"), result.get("protocol")
     if not isinstance(values, dict) or not isinstance(protocol, dict):
         raise VerificationError("manifest and protocol must both be JSON objects in a result")
     manifest = _read_manifest(values)
     if protocol.get("manifest_sha256") != manifest.sha256:
-        _refuse("protocol.manifest_sha256", protocol.get("manifest_sha256"), manifest.sha256)
+        refuse("protocol.manifest_sha256", protocol.get("manifest_sha256"), manifest.sha256)
     num_expected = manifest.num_pairs * len(manifest.distances) * len(manifest.strata)
     if len(manifest.pairs) != num_expected:  # before making them: a made-up count must not keep us busy for ever
-        _refuse("manifest.pairs", f"{len(manifest.pairs)} pairs", f"{num_expected} pairs")
+        refuse("manifest.pairs", f"{len(manifest.pairs)} pairs", f"{num_expected} pairs")
     if manifest.protocol in PROTOCOLS and manifest.protocol_version != PROTOCOLS[manifest.protocol]:
-        _refuse("manifest.protocol_version", manifest.protocol_version, PROTOCOLS[manifest.protocol])
+        refuse("manifest.protocol_version", manifest.protocol_version, PROTOCOLS[manifest.protocol])
     if manifest.dataset is not None:
-        with _naming_simulators(result):
+        with naming_simulators(result):
             again, on_trust = check_dataset_pairs(manifest, data)
-            _compare("manifest", values, again.to_dict())
+            compare_values("manifest", values, again.to_dict())
         return manifest, on_trust
     if data is not None:
         raise VerificationError(f"the pairs of protocol {manifest.protocol!r} follow from seeds alone, not from a dataset: leave --data out")
@@ -119,8 +130,8 @@ def _verified_manifest(result: dict[str, Any], data: Path | str | None) -> tuple
         again = make_manifest(manifest.env, manifest.env_options, **request)
     except LewmError as error:
         raise VerificationError(f"manifest: its pairs cannot be made again: {error}") from error
-    with _naming_simulators(result):
-        _compare("manifest", values, again.to_dict())
+    with naming_simulators(result):
+        compare_values("manifest", values, again.to_dict())
     return manifest, ()
 
 
@@ -144,11 +155,11 @@ def _read_manifest(values: dict[str, Any]) -> Manifest:
         raise VerificationError(f"manifest: {error}") from error
 
 
-def _replayed(result: dict[str, Any], manifest: Manifest) -> dict[str, Outcome]:
-    """Outcomes by pair id, from the simulator."""
-    episodes = result.get("episodes")
+def replayed(result: dict[str, Any], manifest: Manifest, path: str = "") -> dict[str, Outcome]:
+    """Outcomes by pair id, from the simulator; ``path`` is where in the file the ``episodes`` of ``result`` are."""
+    episodes, prefix = result.get("episodes"), f"{path}.episodes" if path else "episodes"
     if not isinstance(episodes, list) or len(episodes) != len(manifest.pairs):
-        raise VerificationError(f"episodes must be a list with one entry for each of the {len(manifest.pairs)} pairs")
+        raise VerificationError(f"{prefix} must be a list with one entry for each of the {len(manifest.pairs)} pairs")
     position = {pair.id: index for index, pair in enumerate(manifest.pairs)}
     outcomes: dict[str, Outcome] = {}
     for distance in manifest.distances:
@@ -157,20 +168,20 @@ def _replayed(result: dict[str, Any], manifest: Manifest) -> dict[str, Outcome]:
             actions = []
             for pair in pairs:
                 entry = episodes[position[pair.id]]
-                path = f"episodes.{position[pair.id]}"
+                place = f"{prefix}.{position[pair.id]}"
                 if not isinstance(entry, dict) or entry.get("pair") != pair.id:
-                    _refuse(f"{path}.pair", entry.get("pair") if isinstance(entry, dict) else entry, pair.id)
-                actions.append(decode_actions(entry.get("actions"), envs.action_spec, f"{path}.actions"))
+                    refuse(f"{place}.pair", entry.get("pair") if isinstance(entry, dict) else entry, pair.id)
+                actions.append(decode_actions(entry.get("actions"), envs.action_spec, f"{place}.actions"))
             try:
                 found = replay(envs, actions, pairs[0].budget_env_steps)
             except LewmError as error:
-                raise VerificationError(f"episodes: replaying the actions at D = {distance} from episode {first} on: {error}") from error
+                raise VerificationError(f"{prefix}: replaying the actions at D = {distance} from episode {first} on: {error}") from error
         outcomes |= {pair.id: outcome for pair, outcome in zip(pairs, found, strict=True)}
     return outcomes
 
 
 @contextmanager
-def _naming_simulators(result: dict[str, Any]) -> Iterator[None]:
+def naming_simulators(result: dict[str, Any]) -> Iterator[None]:
     """Another version of the simulator may be why states differ: a refusal says so, and refuses all the same."""
     try:
         yield
@@ -182,7 +193,7 @@ def _naming_simulators(result: dict[str, Any]) -> Iterator[None]:
         raise VerificationError(f"{error}; the simulator is another one, which may be why: {differences}") from error
 
 
-def _compare(path: str, found: Any, expected: Any) -> None:
+def compare_values(path: str, found: Any, expected: Any) -> None:
     """Refuse the first difference between two JSON values, by its path."""
     if isinstance(found, dict) and isinstance(expected, dict):
         for name in sorted(set(found) | set(expected)):
@@ -191,12 +202,12 @@ def _compare(path: str, found: Any, expected: Any) -> None:
                 raise VerificationError(f"{inner} is missing from the result; recomputed: {_short(expected[name])}")
             if name not in expected:
                 raise VerificationError(f"{inner} is {_short(found[name])} in the file; no such field follows from the episodes")
-            _compare(inner, found[name], expected[name])
+            compare_values(inner, found[name], expected[name])
     elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
         for index, (one, other) in enumerate(zip(found, expected, strict=True)):
-            _compare(f"{path}.{index}", one, other)
+            compare_values(f"{path}.{index}", one, other)
     elif not _is_same(found, expected):
-        _refuse(path, found, expected)
+        refuse(path, found, expected)
 
 
 def _is_same(found: Any, expected: Any) -> bool:
@@ -207,7 +218,8 @@ def _is_same(found: Any, expected: Any) -> bool:
     )
 
 
-def _refuse(path: str, found: Any, expected: Any) -> NoReturn:
+def refuse(path: str, found: Any, expected: Any) -> NoReturn:
+    """``VerificationError`` with both values."""
     raise VerificationError(f"{path} is {_short(found)} in the file and {_short(expected)} recomputed")
 
 
@@ -216,7 +228,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:60]}... ({len(text)} characters)"
 
 
-def _without_hash(result: dict[str, Any]) -> dict[str, Any]:
+def without_hash(result: dict[str, Any]) -> dict[str, Any]:
+    """Everything in a result but its hash."""
     return {name: value for name, value in result.items() if name != "content_sha256"}
 
 

@@ -69,9 +69,9 @@ def evaluate(
     """
     checkpoint = load_checkpoint(run, device)
     planner = planner or protocol_planner(protocol, checkpoint.config.planner)
-    name, options = _world(checkpoint, env, env_options)
+    name, options = world_of(checkpoint, env, env_options)
     options |= protocol_options(protocol, name, env_options or {})
-    repeat = _check_actions(checkpoint, name, options, env_options or {})
+    repeat = check_actions(checkpoint, name, options, env_options or {})
     if data is None and protocol != HELDOUT:
         data = _own_training_set(checkpoint, Path(run))
     is_data_for_goals = protocol == HELDOUT or kind_of_comparison(planner, name) == "labels"
@@ -92,7 +92,7 @@ def evaluate(
         planner=comparison.describe(planner) | repeat,
         checkpoint_sha256=checkpoint.sha256,
         dataset_sha256=str(checkpoint.provenance.get("dataset_sha256", "")),
-        training_episode_seeds=_training_seeds(checkpoint),
+        training_episode_seeds=training_seeds(checkpoint),
         command=command,
         progress=progress,
     )
@@ -192,7 +192,8 @@ def _described(peer: Checkpoint, checkpoint: Checkpoint, dataset_sha256: str) ->
     }
 
 
-def _world(checkpoint: Checkpoint, env: str | None, env_options: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:
+def world_of(checkpoint: Checkpoint, env: str | None, env_options: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:
+    """Name and options of the world that a run is evaluated in; ``ConfigError`` for a run without one."""
     trained = checkpoint.env
     name = env or trained.get("name")
     if not name:
@@ -201,7 +202,7 @@ def _world(checkpoint: Checkpoint, env: str | None, env_options: dict[str, Any] 
     return name, options | (env_options or {})
 
 
-def _check_actions(checkpoint: Checkpoint, name: str, options: dict[str, Any], explicit: dict[str, Any]) -> dict[str, int]:
+def check_actions(checkpoint: Checkpoint, name: str, options: dict[str, Any], explicit: dict[str, Any]) -> dict[str, int]:
     """What a result has to record where an env step is not as long as in training; ``ConfigError`` for actions that mean something else."""
     trained = checkpoint.model.action_spec
     if trained.kind == "none":
@@ -246,7 +247,7 @@ def _own_training_set(checkpoint: Checkpoint, run: Path) -> Path | None:
     return None
 
 
-def _training_seeds(checkpoint: Checkpoint) -> np.ndarray | None:
+def training_seeds(checkpoint: Checkpoint) -> np.ndarray | None:
     """Seeds of the training episodes, of the base that training started from as well, which evaluation episodes must not share."""
     seeds = checkpoint.provenance.get("episode_seeds")
     base_seeds = checkpoint.provenance.get("base", {}).get("episode_seeds", [])
