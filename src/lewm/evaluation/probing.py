@@ -4,7 +4,7 @@ Axes: n sample, D latent, s label, E clip, H context, T model step, A action blo
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,6 +135,7 @@ def evaluate_probe(
     context_model_steps: int = 1,
     num_fit_clips: int = NUM_FIT_CLIPS,
     num_score_clips: int = NUM_SCORE_CLIPS,
+    with_comparisons: bool = True,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Read labels off the latents of held-out episodes, and off imagined latents 1.. ``horizon_model_steps`` ahead, with one linear probe.
@@ -142,18 +143,20 @@ def evaluate_probe(
     The probe is fitted on real latents of training episodes (``config`` says which those are); ``mlp`` is a small network in its place. Imagination
     starts from ``context_model_steps`` real latents and uses the true actions. Floors: the mean label, an encoder that was never trained, as many
     principal components of the pixels and, for imagined latents, the latent that they start from. R^2 of real frames have intervals, from a bootstrap
-    of episodes. ``velocity_labels`` are a negative control where an observation is a single frame. ``DataError`` for a dataset without labels.
+    of episodes. ``velocity_labels`` are a negative control where an observation is a single frame. Without ``with_comparisons`` there are no ``mlp`` and
+    no ``floors``, which take most of the time. ``DataError`` for a dataset without labels.
     """
     if horizon_model_steps < 1 or context_model_steps < 1:
         raise ConfigError(f"horizon_model_steps and context_model_steps must be at least 1, got {horizon_model_steps} and {context_model_steps}")
     names = tuple(store.label_names)
     train_ids, heldout_ids = heldout_episodes(store, config)
-    models = [model.eval(), fresh_model(model, config, seed).eval()]
-    fit = encode_clips(models, store, train_ids, num_clips=num_fit_clips, num_transitions=1, seed=seed, with_pixels=True)
+    models = [model.eval(), *([fresh_model(model, config, seed).eval()] if with_comparisons else [])]
+    fit = encode_clips(models, store, train_ids, num_clips=num_fit_clips, num_transitions=1, seed=seed, with_pixels=with_comparisons)
     num_transitions = context_model_steps - 1 + horizon_model_steps
-    heldout = encode_clips(models, store, heldout_ids, num_clips=num_score_clips, num_transitions=num_transitions, seed=seed, with_pixels=True)
-    probe, untrained_probe = (fit_probe(_rows(latents), _rows(fit.labels)) for latents in fit.latents)
-    network = fit_mlp_probe(_rows(fit.latents[0]), _rows(fit.labels), seed=seed)
+    heldout = encode_clips(
+        models, store, heldout_ids, num_clips=num_score_clips, num_transitions=num_transitions, seed=seed, with_pixels=with_comparisons
+    )
+    probe = fit_probe(_rows(fit.latents[0]), _rows(fit.labels))
     labels = _rows(heldout.labels)
     episodes = np.repeat(heldout.episodes, heldout.labels.shape[1])
 
@@ -165,12 +168,7 @@ def evaluate_probe(
         "evaluation": "probe",
         "format": FORMAT,
         **scored(probe.read(_rows(heldout.latents[0]))),
-        "mlp": scored(network.read(_rows(heldout.latents[0]))),
-        "floors": {
-            "mean": scored(np.broadcast_to(probe.label_mean, labels.shape)),
-            "untrained": scored(untrained_probe.read(_rows(heldout.latents[1]))),
-            "pixel components": scored(_read_pixels(fit, heldout, fit.latents[0].shape[-1])),
-        },
+        **(_comparisons(probe, fit, heldout, scored, seed) if with_comparisons else {}),
         "imagined": _score_imagined(model, probe, heldout, names, context_model_steps),
         "velocity_labels": [name for name in names if VELOCITY_WORD in name],
         "stack_offsets_env_steps": list(model.observation_spec.stack_offsets_env_steps),
@@ -198,6 +196,23 @@ class EncodedClips:
     """int64 [E]."""
     pixels: np.ndarray | None = None
     """float32 [E, T, cells]: the frames averaged down, if they were asked for."""
+
+
+def _comparisons(
+    probe: LinearProbe, fit: EncodedClips, heldout: EncodedClips, scored: Callable[[np.ndarray], dict[str, Any]], seed: int
+) -> dict[str, Any]:
+    """The small network and the floors; the second latents of both are those of an encoder that was never trained."""
+    fit_labels = _rows(fit.labels)
+    network = fit_mlp_probe(_rows(fit.latents[0]), fit_labels, seed=seed)
+    untrained_probe = fit_probe(_rows(fit.latents[1]), fit_labels)
+    return {
+        "mlp": scored(network.read(_rows(heldout.latents[0]))),
+        "floors": {
+            "mean": scored(np.broadcast_to(probe.label_mean, _rows(heldout.labels).shape)),
+            "untrained": scored(untrained_probe.read(_rows(heldout.latents[1]))),
+            "pixel components": scored(_read_pixels(fit, heldout, fit.latents[0].shape[-1])),
+        },
+    }
 
 
 def _read_pixels(fit: EncodedClips, heldout: EncodedClips, count: int) -> np.ndarray:

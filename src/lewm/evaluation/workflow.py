@@ -21,9 +21,10 @@ from lewm.envs.base import make_batch
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation.dataset_protocols import protocol_options, protocol_planner
 from lewm.evaluation.label_goals import compare_goals, kind_of_comparison, matching_store
+from lewm.evaluation.prepared_pairs import PreparedPairs
 from lewm.evaluation.protocol import HELDOUT
 from lewm.evaluation.reconstruction import reconstruction_table
-from lewm.evaluation.success import evaluate_success
+from lewm.evaluation.success import NUM_LATENCY_EPISODES, evaluate_success
 from lewm.evaluation.surprise import surprise_table
 from lewm.planning.mpc import MPCPolicy
 from lewm.registry import EVALUATIONS
@@ -57,6 +58,8 @@ def evaluate(
     strata: Sequence[str] | None = None,
     planner: PlannerConfig | None = None,
     data: Path | str | None = None,
+    prepared: PreparedPairs | None = None,
+    num_latency_episodes: int = NUM_LATENCY_EPISODES,
     device: str = "cpu",
     command: str = "",
     progress: Callable[[str], None] | None = None,
@@ -68,7 +71,8 @@ def evaluate(
     ``ConfigError`` for a world with other actions than the run's; an env step of another length is allowed where ``env_options`` say so, and the
     result then records the trained one as ``planner.trained_action_repeat``.
     ``data`` (the training set) is needed where goals are compared by labels (``planner.goal``): a probe of them is fitted on it. The pairs of every
-    protocol but ``heldout`` are rows of it; there it defaults to the run's own training set, if that is still where it was.
+    protocol but ``heldout`` are rows of it; there it defaults to the run's own training set, if that is still where it was. ``prepared`` are the pairs
+    of these very settings with their floors, made before; single plans of ``num_latency_episodes`` are timed afterwards.
     """
     checkpoint = load_checkpoint(run, device)
     planner = planner or protocol_planner(protocol, checkpoint.config.planner)
@@ -92,6 +96,8 @@ def evaluate(
         is_stitched=is_stitched,
         strata=strata,
         pair_data=data,
+        prepared=prepared,
+        num_latency_episodes=num_latency_episodes,
         planner=comparison.describe(planner) | repeat,
         checkpoint_sha256=checkpoint.sha256,
         dataset_sha256=str(checkpoint.provenance.get("dataset_sha256", "")),
@@ -157,9 +163,10 @@ def _probe_table(result: dict[str, Any]) -> str:
     rows = [("", *labels, *(ERROR_COLUMNS[name][0] for name in errors))]
     rows.append(_probe_row("latents of held-out frames", result, labels, errors))
     rows.append(("  95 % interval of R^2", *(_r2_interval(result["labels"][name]) for name in labels), *("" for _ in errors)))
-    rows.append(_probe_row("the same, small network", result["mlp"], labels, errors))
+    if "mlp" in result:
+        rows.append(_probe_row("the same, small network", result["mlp"], labels, errors))
     rows += [_probe_row(f"imagined {entry['model_steps']} model steps ahead", entry, labels, errors) for entry in result["imagined"]]
-    rows += [_probe_row(f"floor: {name}", floor, labels, errors) for name, floor in result["floors"].items()]
+    rows += [_probe_row(f"floor: {name}", floor, labels, errors) for name, floor in result.get("floors", {}).items()]
     return "\n".join(["linear probe, R^2 (RMSE) per label", *_columns(rows), *_velocity_note(velocities, result)])
 
 

@@ -1,7 +1,7 @@
 """Running the lab: data once per world, cells in processes of one thread each, nothing twice.
 
-``<out>/data/<world>`` holds the datasets, ``cells/<cell>`` the runs with their ``cell.json``, ``tuned.json`` what the trials chose, ``lab.json`` and
-``lab.png`` the result. Whatever is finished is not done again, so a lab that was killed goes on where it was.
+``<out>/data/<world>`` holds the datasets, ``pairs/<world>.json`` the start/goal pairs with their floors, ``cells/<cell>`` the runs with their
+``cell.json``, ``tuned.json`` what the trials chose, ``lab.json`` and ``lab.png`` the result. Whatever is finished is not done again, so a lab that was killed goes on where it was.
 """
 
 import json
@@ -14,7 +14,9 @@ from typing import Any
 
 from lewm.data.collect import collect
 from lewm.data.collection_presets import load_collection
-from lewm.errors import ConfigError
+from lewm.data.episodes import EpisodeStore
+from lewm.errors import ConfigError, DataError
+from lewm.evaluation.prepared_pairs import PreparedPairs, prepare_pairs
 from lewm.lab.cells import CellSize, read_cell, run_cell
 from lewm.lab.grid import SEVEN, TUNED_WORLD, WORLDS, Cell, Settings, grid, trials_of, tuning_cells
 from lewm.registry import OBJECTIVES
@@ -113,15 +115,33 @@ def _collect(plan: LabPlan, out: Path, world: str, say: Say) -> None:
     )
 
 
+def _prepare(plan: LabPlan, out: Path, world: str, say: Say) -> None:
+    """Make the pairs of a world and try the scripted policies on them, unless that is done: no cell's model has a part in it."""
+    path = _pairs(out, world)
+    if path.is_file():
+        try:
+            PreparedPairs.load(path)
+            return
+        except DataError as error:
+            say(f"{error}; making them again")
+    env = EpisodeStore(_data(out, world)).env
+    say(f"making {plan.size.num_pairs} pairs per stratum of {env['name']} and their floors")
+    distances = (WORLDS[world].distance_env_steps,)
+    prepare_pairs(env["name"], dict(env["options"]), distances=distances, num_pairs=plan.size.num_pairs).save(path)
+
+
 def _run(cells: Sequence[Cell], settings: dict[Cell, Settings], plan: LabPlan, out: Path, workers: int, say: Say) -> None:
     missing = [cell for cell in cells if read_cell(_directory(out, cell)) is None]
     say(f"{len(cells) - len(missing)} of {len(cells)} cells are there; running {len(missing)} in {workers} processes")
     if not missing:
         return
+    for world in dict.fromkeys(cell.world for cell in missing):
+        _prepare(plan, out, world, say)
     # A fresh process for each cell: its peak memory is its own.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_use_one_thread, max_tasks_per_child=1) as pool:
         futures: dict[Future[None], Cell] = {
-            pool.submit(run_cell, cell, settings[cell], plan.size, _data(out, cell.world), _directory(out, cell)): cell for cell in missing
+            pool.submit(run_cell, cell, settings[cell], plan.size, _data(out, cell.world), _pairs(out, cell.world), _directory(out, cell)): cell
+            for cell in missing
         }
         try:
             for number, future in enumerate(as_completed(futures), start=1):
@@ -146,6 +166,10 @@ def _directory(out: Path, cell: Cell) -> Path:
 
 def _data(out: Path, world: str) -> Path:
     return out / "data" / world.replace("/", "_")
+
+
+def _pairs(out: Path, world: str) -> Path:
+    return out / "pairs" / f"{world.replace('/', '_')}.json"
 
 
 def check_objectives(names: Sequence[str]) -> tuple[str, ...]:
