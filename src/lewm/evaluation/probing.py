@@ -143,8 +143,8 @@ def evaluate_probe(
     The probe is fitted on real latents of training episodes (``config`` says which those are); ``mlp`` is a small network in its place. Imagination
     starts from ``context_model_steps`` real latents and uses the true actions. Floors: the mean label, an encoder that was never trained, as many
     principal components of the pixels and, for imagined latents, the latent that they start from. R^2 of real frames have intervals, from a bootstrap
-    of episodes. ``velocity_labels`` are a negative control where an observation is a single frame. Without ``with_comparisons`` there are no ``mlp`` and
-    no ``floors``, which take most of the time. ``DataError`` for a dataset without labels.
+    of episodes. ``velocity_labels`` are a negative control where an observation is a single frame. Without ``with_comparisons`` there are no
+    ``mlp`` and no ``floors``, which take most of the time. ``DataError`` for a dataset without labels.
     """
     if horizon_model_steps < 1 or context_model_steps < 1:
         raise ConfigError(f"horizon_model_steps and context_model_steps must be at least 1, got {horizon_model_steps} and {context_model_steps}")

@@ -48,8 +48,8 @@ def evaluate_success(
 
     ``num_pairs`` per distance and stratum; the settings of the pairs are those of ``make_pairs``, with ``pair_data`` as the dataset. In protocol
     ``heldout`` ``training_episode_seeds`` proves that no pair comes from a training episode (``DataError`` otherwise); None where the training set is
-    not known. ``prepared`` are pairs that were made before, of these settings (``ConfigError`` otherwise), with floors and ceiling. What the fields mean
-    is in ``results.py``.
+    not known. ``prepared`` are pairs that were made before, of these settings (``ConfigError`` otherwise), with floors and ceiling. What the fields
+    mean is in ``results.py``.
     """
     if prepared is not None:
         prepared.check(env=env, env_options=env_options, distances=distances, num_pairs=num_pairs, seed=seed, protocol=protocol)

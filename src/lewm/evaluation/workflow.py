@@ -71,8 +71,8 @@ def evaluate(
     ``ConfigError`` for a world with other actions than the run's; an env step of another length is allowed where ``env_options`` say so, and the
     result then records the trained one as ``planner.trained_action_repeat``.
     ``data`` (the training set) is needed where goals are compared by labels (``planner.goal``): a probe of them is fitted on it. The pairs of every
-    protocol but ``heldout`` are rows of it; there it defaults to the run's own training set, if that is still where it was. ``prepared`` are the pairs
-    of these very settings with their floors, made before; single plans of ``num_latency_episodes`` are timed afterwards.
+    protocol but ``heldout`` are rows of it; there it defaults to the run's own training set, if that is still where it was. ``prepared`` are
+    the pairs of these very settings with their floors, made before; single plans of ``num_latency_episodes`` are timed afterwards.
     """
     checkpoint = load_checkpoint(run, device)
     planner = planner or protocol_planner(protocol, checkpoint.config.planner)

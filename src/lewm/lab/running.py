@@ -1,7 +1,8 @@
 """Running the lab: data once per world, cells in processes of one thread each, nothing twice.
 
 ``<out>/data/<world>`` holds the datasets, ``pairs/<world>.json`` the start/goal pairs with their floors, ``cells/<cell>`` the runs with their
-``cell.json``, ``tuned.json`` what the trials chose, ``lab.json`` and ``lab.png`` the result. Whatever is finished is not done again, so a lab that was killed goes on where it was.
+``cell.json``, ``tuned.json`` what the trials chose, ``lab.json`` and ``lab.png`` the result.
+Whatever is finished is not done again, so a lab that was killed goes on where it was.
 """
 
 import json
