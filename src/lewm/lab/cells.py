@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lewm.errors import LewmError
-from lewm.lab.grid import WORLDS, Cell, Settings, config_of
+from lewm.lab.grid import Cell, Settings, config_of, lab_world
 from lewm.run_directory import read_metrics, write_json
 
 FORMAT = 1
@@ -64,7 +64,7 @@ def _measured(cell: Cell, settings: Settings, size: CellSize, data: Path, pairs:
     seconds = max(entry.get("seconds", 0.0) for entry in entries)
     collapse = evaluate_latents("collapse", out, data, num_clips=size.num_clips)
     probe = evaluate_latents("probe", out, data, with_comparisons=False)
-    distance = WORLDS[cell.world].distance_env_steps
+    distance = lab_world(cell.world).distance_env_steps
     success = evaluate(
         out,
         distances=(distance,),

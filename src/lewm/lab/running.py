@@ -1,8 +1,8 @@
 """Running the lab: data once per world, cells in processes of one thread each, nothing twice.
 
 ``<out>/data/<world>`` holds the datasets, ``pairs/<world>.json`` the start/goal pairs with their floors, ``cells/<cell>`` the runs with their
-``cell.json``, ``tuned.json`` what the trials chose, ``lab.json`` and ``lab.png`` the result.
-Whatever is finished is not done again, so a lab that was killed goes on where it was.
+``cell.json``, ``tuned.json`` what the trials chose, ``lab.json`` and ``lab.png`` the result (``sweep.json`` and ``sweep.png``
+that of a sweep). Whatever is finished is not done again, so a lab that was killed goes on where it was.
 """
 
 import json
@@ -16,15 +16,17 @@ from typing import Any
 from lewm.data.collect import collect
 from lewm.data.collection_presets import load_collection
 from lewm.data.episodes import EpisodeStore
+from lewm.envs.stress import FAMILY
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation.prepared_pairs import PreparedPairs, prepare_pairs
 from lewm.lab.cells import CellSize, read_cell, run_cell
-from lewm.lab.grid import SEVEN, TUNED_WORLD, WORLDS, Cell, Settings, grid, trials_of, tuning_cells
+from lewm.lab.grid import SEVEN, TUNED_WORLD, WORLDS, Cell, Settings, grid, lab_world, trials_of, tuning_cells
+from lewm.lab.sweep import sweep_cells, sweep_settings
 from lewm.registry import OBJECTIVES
 from lewm.run_directory import write_json
 
 FORMAT = 1
-LAB_FILE, TUNED_FILE = "lab.json", "tuned.json"
+LAB_FILE, SWEEP_FILE, TUNED_FILE = "lab.json", "sweep.json", "tuned.json"
 Say = Callable[[str], None]
 
 
@@ -48,9 +50,7 @@ def run_lab(plan: LabPlan, out: Path, *, workers: int = 2, say: Say) -> list[dic
     ``ConfigError`` for names that are not known, and for a directory that holds a lab of another plan.
     """
     cells = grid(plan.objectives, plan.worlds, plan.num_seeds)
-    if workers < 1:
-        raise ConfigError(f"workers must be at least 1, got {workers}")
-    _check_place(plan, out)
+    _check_place(plan, out, workers)
     worlds = dict.fromkeys([*([TUNED_WORLD] if plan.is_tuned else []), *plan.worlds])
     for world in worlds:
         _collect(plan, out, world, say)
@@ -61,7 +61,16 @@ def run_lab(plan: LabPlan, out: Path, *, workers: int = 2, say: Say) -> list[dic
         settings = _chosen(trials, out)
         write_json(out / TUNED_FILE, settings)
     _run(cells, {cell: settings.get(cell.objective, {}) for cell in cells}, plan, out, workers, say)
-    return [record for cell in cells if (record := read_cell(_directory(out, cell))) is not None]
+    return _records(cells, out)
+
+
+def run_sweep(plan: LabPlan, out: Path, *, workers: int = 2, say: Say) -> list[dict[str, Any]]:
+    """Every objective of the plan with every setting of its sweep, on two-room; the rest as ``run_lab``."""
+    cells = sweep_cells(plan.objectives, plan.num_seeds)
+    _check_place(plan, out, workers)
+    _collect(plan, out, TUNED_WORLD, say)
+    _run(cells, {cell: sweep_settings(cell.objective)[cell.trial] for cell in cells}, plan, out, workers, say)
+    return _records(cells, out)
 
 
 def choose(records: Sequence[dict[str, Any]]) -> Settings:
@@ -73,6 +82,10 @@ def choose(records: Sequence[dict[str, Any]]) -> Settings:
     return dict(best["settings"])
 
 
+def _records(cells: Sequence[Cell], out: Path) -> list[dict[str, Any]]:
+    return [record for cell in cells if (record := read_cell(_directory(out, cell))) is not None]
+
+
 def _chosen(trials: Sequence[Cell], out: Path) -> dict[str, Settings]:
     by_objective: dict[str, list[dict[str, Any]]] = {}
     for cell in trials:
@@ -82,8 +95,10 @@ def _chosen(trials: Sequence[Cell], out: Path) -> dict[str, Settings]:
     return {objective: choose(records) for objective, records in by_objective.items()}
 
 
-def _check_place(plan: LabPlan, out: Path) -> None:
+def _check_place(plan: LabPlan, out: Path, workers: int) -> None:
     """Refuse to mix plans whose cells would not be alike; more objectives, worlds or seeds may be added."""
+    if workers < 1:
+        raise ConfigError(f"workers must be at least 1, got {workers}")
     identity = {"format": FORMAT, "is_tuned": plan.is_tuned, "episode_share": plan.episode_share, "size": asdict(plan.size)}
     path = out / "plan.json"
     if path.is_file():
@@ -99,12 +114,14 @@ def _check_place(plan: LabPlan, out: Path) -> None:
 
 
 def _collect(plan: LabPlan, out: Path, world: str, say: Say) -> None:
-    preset = load_collection(WORLDS[world].collection)
-    num_episodes = max(8, round(WORLDS[world].num_episodes * plan.episode_share))
-    say(f"collecting {num_episodes} episodes of {preset.env}")
+    about = lab_world(world)
+    preset = load_collection(about.collection)
+    num_episodes = max(8, round(about.num_episodes * plan.episode_share))
+    env = preset.env if about.nuisance is None else f"{FAMILY}{about.nuisance}/{preset.env}"
+    say(f"collecting {num_episodes} episodes of {env}")
     place = _data(out, world)
     collect(
-        preset.env,
+        env,
         place,
         episodes=num_episodes,
         policy=preset.policy,
@@ -127,7 +144,7 @@ def _prepare(plan: LabPlan, out: Path, world: str, say: Say) -> None:
             say(f"{error}; making them again")
     env = EpisodeStore(_data(out, world)).env
     say(f"making {plan.size.num_pairs} pairs per stratum of {env['name']} and their floors")
-    distances = (WORLDS[world].distance_env_steps,)
+    distances = (lab_world(world).distance_env_steps,)
     prepare_pairs(env["name"], dict(env["options"]), distances=distances, num_pairs=plan.size.num_pairs).save(path)
 
 
