@@ -86,7 +86,7 @@ def _sweep(plan: "LabPlan", out: Path, workers: int) -> None:
 
 
 def _write(result: dict[str, Any], text: str, file: Path) -> None:
-    write_json(file, result)
+    write_json(file, result | {"table": text})
     show(text)
     say(f"wrote {file} and {file.with_suffix('.png')}")
 
