@@ -20,7 +20,7 @@ VERBS = {
     "eval": ("lewm.commands.evaluate", "measure a run: success, probe, collapse"),
     "plan": ("lewm.commands.plan", "actions from one frame to another, and how near they are expected to come"),
     "verify": ("lewm.commands.evaluate", "replay a result file in the simulator and recompute every number in it"),
-    "compare": ("lewm.commands.evaluate", "the success of several training seeds on the same pairs, with one interval"),
+    "compare": ("lewm.commands.evaluate", "methods on the same pairs, or the training seeds of one with one interval"),
     "report": ("lewm.commands.demo", "one self-contained HTML page about a run"),
     "lab": ("lewm.commands.lab", "every objective on the same worlds, data, networks, steps and seeds: which of them collapse"),
     "push": ("lewm.commands.hub", "upload a run, checkpoint or dataset to the Hugging Face hub"),

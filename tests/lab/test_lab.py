@@ -1,21 +1,25 @@
 """The lab: what it runs, that nothing is run twice, and what it makes of its cells."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from lewm.commands import lab as lab_command
 from lewm.commands.lab import LabArguments
 from lewm.config_files import load_preset
 from lewm.errors import ConfigError, LewmError
 from lewm.evaluation.intervals import separation
+from lewm.evaluation.prepared_pairs import PreparedPairs
 from lewm.lab.cells import CellSize
-from lewm.lab.figures import draw
-from lewm.lab.grid import SEVEN, TRIALS, WORLDS, Cell, config_of, grid, trials_of, tuning_cells
+from lewm.lab.figures import draw, draw_sweep
+from lewm.lab.grid import SEVEN, STRESSED_WORLDS, TRIALS, WORLDS, Cell, config_of, grid, trials_of, tuning_cells
 from lewm.lab.running import LabPlan, choose, run_lab
-from lewm.lab.summary import early_warning, summarise, table
+from lewm.lab.summary import early_warning, first_look, summarise, table
+from lewm.lab.sweep import SWEPT, WEIGHTS, summarise_sweep, sweep_cells, sweep_settings, sweep_table
 from lewm.registry import OBJECTIVES
 
 TINY = LabPlan(
@@ -57,6 +61,7 @@ def test_cells_of_a_world_differ_in_objective_and_seed_only() -> None:
     [
         ((("lemw",), ("two-room",), 1), "unknown objective 'lemw'. Did you mean 'lewm'?"),
         ((("lewm",), ("two-rom",), 1), "the lab has no world 'two-rom'. Did you mean 'two-room'?"),
+        ((("lewm",), ("two-room/corner-tg",), 1), "the lab has no world 'two-room/corner-tg'. Did you mean 'two-room/corner-tag'?"),
         ((("lewm",), ("two-room",), 0), "num_seeds must be at least 1, got 0"),
     ],
 )
@@ -126,6 +131,88 @@ def record(
     }
 
 
+def test_a_cell_below_a_nuisance_differs_from_the_plain_one_in_its_data_alone() -> None:
+    plain = config_of(Cell("lewm", "two-room", 0), {})
+    assert len(STRESSED_WORLDS) == 5
+    assert all(config_of(Cell("lewm", world, 0), {}) == plain for world in STRESSED_WORLDS)
+
+
+@pytest.mark.slow
+def test_a_stressed_cell_is_recorded_and_tried_in_the_stressed_world_and_says_the_nuisances_share(tmp_path: Path) -> None:
+    plan = replace(TINY, objectives=("lewm",), worlds=("two-room/corner-tag",))
+    (found,) = run_lab(plan, tmp_path / "lab", workers=1, say=lambda text: None)
+    assert "error" not in found
+    assert 0 <= found["nuisance_share"] <= 1
+    pairs = PreparedPairs.load(tmp_path / "lab" / "pairs" / "two-room_corner-tag.json")
+    assert pairs.manifest.env == "stress/corner-tag/two-room"
+    assert pairs.manifest.sha256 == found["manifest_sha256"]
+
+
+def test_a_captured_row_says_by_what() -> None:
+    words = "92% of the latents' variance follows from which episode it is"
+    captured = record("lewm", 0, 0.3, world="two-room/corner-tag", verdict="captured by a nuisance", reasons=[words], nuisance_share=0.9)
+    result = summarise([captured, record("none", 0, 0.3, world="two-room/corner-tag")])
+    assert [row["captures"] for row in result["rows"]] == [[words], []]
+    assert result["rows"][0]["nuisance_share"] == 0.9
+    assert f"two-room/corner-tag, lewm: {words}" in table(result)
+    assert (result["early_warning"]["num_cells"], result["early_warning_stressed"]["num_cells"]) == (0, 2)
+
+
+def test_the_first_look_is_counted_against_the_last_verdict_and_against_planning() -> None:
+    healthy, collapsed = ({"score": 0.0, "step": 1, "verdict": name} for name in ("healthy", "collapsed"))
+    cells = [
+        record("lewm", 0, 0.9, early=healthy),
+        record("lewm", 1, 0.9, early=collapsed),
+        record("none", 0, 0.1, low=-0.1, early=collapsed),
+        record("none", 1, 0.1, low=0.05, early=collapsed),
+        {**record("none", 2, 0.1), "error": "a loss of nan"},
+    ]
+    assert first_look(cells) == {
+        "num_cells": 4,
+        "num_as_at_the_end": 3,
+        "num_right_about_planning": 2,
+        "num_right_about_planning_at_the_end": 3,
+    }
+
+
+def test_a_sweep_has_the_same_number_of_settings_of_every_objective_over_two_decades_and_three_batch_sizes() -> None:
+    for name in SWEPT:
+        settings = sweep_settings(name)
+        assert len(settings) == 15
+        assert len({setting["batch_size"] for setting in settings}) == 3
+        varying = [weight for weight in WEIGHTS[name] if settings[0][weight] > 0]
+        assert {round(max(s[weight] for s in settings) / min(s[weight] for s in settings)) for weight in varying} == {100}
+        for trial, setting in enumerate(settings):
+            config = config_of(Cell(name, "two-room", 0, trial, is_sweep=True), setting)
+            assert config.train.batch_size == setting["batch_size"]
+    plain = config_of(Cell("lewm", "two-room", 0), {})
+    assert config_of(Cell("lewm", "two-room", 0), sweep_settings("lewm")[7]) == plain, "the middle is the objective as it is"
+    keys = {cell.key for cell in (*sweep_cells(SWEPT, 2), *tuning_cells(SWEPT), *grid(SWEPT, ("two-room",), 2))}
+    assert len(keys) == 3 * (2 * 15 + 8 + 2)
+    with pytest.raises(ConfigError, match="there is no sweep for objective 'ema'"):
+        sweep_cells(("ema",), 1)
+
+
+def swept(objective: str, trial: int, rate: float, **values: Any) -> dict[str, Any]:
+    settings = sweep_settings(objective)[trial]
+    cell = {"objective": objective, "world": "two-room", "seed": 0, "trial": trial, "is_sweep": True}
+    return record(objective, 0, rate, **values) | {"cell": cell, "settings": settings}
+
+
+def test_the_width_of_a_region_is_the_share_of_settings_that_end_healthy_or_near_the_best(tmp_path: Path) -> None:
+    cells = [swept("lewm", trial, rate) for trial, rate in enumerate((0.2, 0.8, 0.9, 1.0))]
+    cells += [swept("vicreg", 0, 0.6), swept("vicreg", 1, 0.5), {**swept("vicreg", 2, 0.6), "error": "a loss of nan"}]
+    result = summarise_sweep(cells)
+    lewm, vicreg = (result["objectives"][name] for name in ("lewm", "vicreg"))
+    assert (lewm["share_healthy"], lewm["share_near_own_best"], lewm["share_near_best"]) == (0.75, 0.5, 0.5)
+    assert (vicreg["share_healthy"], vicreg["share_near_own_best"], vicreg["share_near_best"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3), 0.0)
+    text = sweep_table(result)
+    assert "lewm: 4 of 15 settings run; healthy 0.75" in text
+    assert "failed" in text
+    draw_sweep(result, tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").stat().st_size > 5000
+
+
 def test_a_row_is_the_mean_of_its_seeds_with_an_interval_over_them() -> None:
     result = summarise([record("lewm", 0, 0.6), record("lewm", 1, 0.8), record("none", 0, 0.0), {**record("none", 1, 0.0), "error": "a loss of nan"}])
     lewm, none = result["rows"]
@@ -170,6 +257,7 @@ def test_the_early_warning_is_judged_on_worlds_that_its_thresholds_do_not_come_f
 
 def test_the_command_runs_the_same_lab_by_default() -> None:
     arguments = LabArguments()
-    assert tuple(arguments.objectives.split(",")) == SEVEN
+    assert (arguments.objectives, arguments.seeds, arguments.sweep) == (None, None, False)
     assert tuple(arguments.worlds.split(",")) == tuple(WORLDS)
-    assert arguments.seeds == 3
+    assert f"default: {','.join(SEVEN)}" in Path(lab_command.__file__).read_text()
+    assert all(name in Path(lab_command.__file__).read_text() for name in STRESSED_WORLDS)

@@ -15,7 +15,7 @@ from lewm.head_config import DecoderConfig
 from lewm.models.heads import build_head
 from lewm.models.world_model import WorldModel
 from lewm.report import write_report
-from lewm.report.imagination import NUM_FILMED, Imagination, imagination_film, imagination_words, imagine
+from lewm.report.imagination import HEADING_PX, NUM_FILMED, Imagination, imagination_film, imagination_words, imagine
 from lewm.seeds import episode_seed
 from toy_world import SEED_MODULUS
 
@@ -80,7 +80,7 @@ def test_frames_of_stacked_cameras_are_the_newest_of_the_first_one_a_block_apart
 def test_the_film_has_a_row_per_episode_and_a_column_for_what_is_real_decoded_and_imagined() -> None:
     frames = np.zeros((3, 7, 3, 8, 16, 3), np.uint8)
     images = imagination_film(Imagination(frames=frames, psnr_db=np.zeros((2, 2))), side_px=32, gutter=2)
-    assert images[0].size == (3 * (32 + 2) + 2, NUM_FILMED * (16 + 2) + 2)
+    assert images[0].size == (3 * (32 + 2) + 2, HEADING_PX + NUM_FILMED * (16 + 2) + 2)
     assert len(images) == 3 * 4  # model steps, each held
 
 

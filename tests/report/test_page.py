@@ -12,7 +12,7 @@ from lewm.report.evidence import Evidence, outcomes_on_shared_pairs, read_eviden
 from lewm.report.gallery import Gallery
 from lewm.report.page import render
 
-SECTIONS = ("films", "story", "success", "training", "collapse", "latents", "provenance")
+SECTIONS = ("films", "story", "success", "training", "collapse", "latents", "measurements", "provenance")
 VOID = {"meta", "img", "source", "br", "hr", "link", "input"}
 
 
@@ -143,6 +143,32 @@ def test_results_that_cannot_be_used_are_named_and_not_shown(copied_run: Path) -
     text = render(found, Gallery())
     assert "results/success-25.json is not shown: it measures another checkpoint" in text
     assert "results/broken.json is not shown: it cannot be read as JSON" in text
+
+
+def test_every_result_is_shown_as_its_command_prints_it_with_its_picture_and_what_is_missing_names_its_command(copied_run: Path) -> None:
+    results = copied_run / "results"
+    sha256 = json.loads((results / "success-25.json").read_text())["checkpoint_sha256"]
+    columns = "objective  success\nlewm       0.97 <best>"
+    about = {"format": 1, "table": columns}
+    (results / "lab.json").write_text(json.dumps({"evaluation": "lab", **about}))  # of no checkpoint
+    (results / "robustness.json").write_text(json.dumps({"evaluation": "robustness", "checkpoint_sha256": sha256, **about}))
+    (results / "robustness.png").write_bytes(b"\x89PNG")
+    text = write_report(copied_run).read_text()
+    Page(text)
+    assert text.count("lewm       0.97 &lt;best&gt;") == 2
+    assert "results/robustness.png" in text
+    assert "The collapse lab" in text
+    for command in ("lewm eval surprise", "lewm eval collapse", "--stage decoder --data DATA"):
+        assert command in text
+    assert "lewm eval robustness" not in text
+    assert "lewm eval atari-labels" not in text
+
+
+def test_a_result_whose_columns_are_not_there_says_so_instead_of_stopping_the_page(copied_run: Path) -> None:
+    results = copied_run / "results"
+    sha256 = json.loads((results / "success-25.json").read_text())["checkpoint_sha256"]
+    (results / "surprise.json").write_text(json.dumps({"evaluation": "surprise", "format": 1, "checkpoint_sha256": sha256}))
+    assert "This result cannot be shown: KeyError" in write_report(copied_run).read_text()
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:

@@ -153,12 +153,18 @@ class VerifyArguments:
 
 @dataclass(frozen=True)
 class CompareArguments:
-    """Put the results of several training seeds on the same pairs together: one rate with one interval."""
+    """Compare methods on the same pairs, or put the results of several training seeds of one together.
 
-    results: tyro.conf.Positional[tuple[Path, ...]]
-    """Files written by `lewm eval success --json`, one per training seed."""
+    Result files alone are training seeds of one method: one rate with one interval. Runs, or NAME=RUN,RUN,..., are methods, each with one or several
+    training seeds, which are compared with the first.
+    """
+
+    results: tyro.conf.Positional[tuple[str, ...]]
+    """Files written by `lewm eval success --json`, runs (the success*.json in their results), or NAME=FILE-OR-RUN,FILE-OR-RUN,..."""
     json: Path | None = None
-    """Also write the combination to this file."""
+    """Also write the comparison to this file."""
+    figure: Path | None = None
+    """Also draw the comparison of methods to this PNG file."""
 
 
 def evaluate(words: Sequence[str]) -> None:
@@ -189,13 +195,28 @@ def verify(words: Sequence[str]) -> None:
 
 
 def compare(words: Sequence[str]) -> None:
-    """Combine the results of several training seeds."""
+    """Compare methods, or combine the results of several training seeds of one."""
     arguments = parse(CompareArguments, "compare", words)
     from lewm.evaluation.across_seeds import combine_results, combined_table
+    from lewm.evaluation.methods import compare_methods, methods_table, parse_methods
 
-    combined = combine_results(arguments.results)
-    show(combined_table(combined))
-    write_result(arguments.json, combined)
+    check_result_file(arguments.json)
+    methods = parse_methods(arguments.results)
+    if methods is None:
+        if arguments.figure is not None:
+            raise ConfigError("--figure draws a comparison of methods: give runs, or NAME=FILE,FILE,... for each method")
+        combined = combine_results(arguments.results)
+        show(combined_table(combined))
+        write_result(arguments.json, combined)
+        return
+    compared = compare_methods(methods)
+    show(methods_table(compared))
+    write_result(arguments.json, compared)
+    if arguments.figure is not None:
+        from lewm.report.methods_figure import draw_methods
+
+        draw_methods(compared, arguments.figure)
+        say(f"wrote {arguments.figure}")
 
 
 def _success(words: Sequence[str]) -> None:

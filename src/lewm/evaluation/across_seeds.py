@@ -22,7 +22,7 @@ def combine_results(files: Sequence[Path | str]) -> dict[str, Any]:
 
     ``DataError`` for a file that is no result, ``ConfigError`` for results on different pairs (both hashes are named) or of one checkpoint twice.
     """
-    results = [_read(Path(file)) for file in files]
+    results = [read_success(Path(file)) for file in files]
     if len(results) < 2:
         raise ConfigError(f"a comparison needs at least two results, got {len(results)}; make them with `lewm eval success RUN --json FILE`")
     hashes = [result["protocol"]["manifest_sha256"] for result in results]
@@ -62,7 +62,7 @@ def combined_table(combined: dict[str, Any]) -> str:
 def _distance(results: Sequence[dict[str, Any]], distance: str) -> dict[str, Any]:
     strata: dict[str, Any] = {}
     for stratum, fields in results[0]["by_distance"][distance]["strata"].items():
-        outcomes = [_outcomes(result, int(distance), stratum) for result in results]
+        outcomes = [outcomes_of(result, int(distance), stratum) for result in results]
         strata[stratum] = {
             "success": rate_over_seeds(outcomes),
             "rate_per_seed": [float(each.mean()) for each in outcomes],
@@ -79,11 +79,13 @@ def rate_over_seeds(outcomes: Sequence[np.ndarray]) -> Estimate:
     return Estimate(rate=hierarchical["rate"], low=min(hierarchical["low"], pooled["low"]), high=max(hierarchical["high"], pooled["high"]))
 
 
-def _outcomes(result: dict[str, Any], distance: int, stratum: str) -> np.ndarray:
+def outcomes_of(result: dict[str, Any], distance: int, stratum: str) -> np.ndarray:
+    """Which pairs of a distance and stratum were solved, bool [n], in the order of the manifest."""
     return np.array([episode["solved"] for episode in result["episodes"] if episode["distance"] == distance and episode["stratum"] == stratum])
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_success(file: Path) -> dict[str, Any]:
+    """A result of ``lewm eval success``; ``DataError`` for anything else."""
     try:
         result = json.loads(file.read_text())
     except (OSError, ValueError) as error:

@@ -94,6 +94,25 @@ def hierarchical_bootstrap(
     return _percentile_estimate(float(rates.mean()), resampled.mean(1), confidence)
 
 
+def hierarchical_difference(
+    first: Sequence[np.ndarray], second: Sequence[np.ndarray], *, seed: int = 0, confidence: float = 0.95, num_resamples: int = NUM_RESAMPLES
+) -> Estimate:
+    """How much more often the first method solves than the second, over the training seeds of both, on the same pairs.
+
+    Each holds one bool [n] per training seed, all for the same pairs in the same order. Each resample draws the seeds of either method and, once for
+    all of them, the pairs, with replacement.
+    """
+    sides = [np.stack([np.asarray(each, np.float64) for each in side]) for side in (first, second)]  # [seeds, n]
+    if sides[0].ndim != 2 or sides[0].shape[1:] != sides[1].shape[1:] or sides[0].shape[1] == 0:
+        raise ConfigError(f"a paired comparison needs outcomes for the same pairs, got shapes {sides[0].shape} and {sides[1].shape}")
+    num_pairs = sides[0].shape[1]
+    pair_weights = _indices_as_weights(seed, 0, num_resamples, num_pairs)
+    rates = [
+        ((_indices_as_weights(seed, stream, num_resamples, len(side)) @ side) * pair_weights).sum(1) for stream, side in enumerate(sides, start=1)
+    ]
+    return _percentile_estimate(float(sides[0].mean() - sides[1].mean()), rates[0] - rates[1], confidence)
+
+
 def separation(
     scores: np.ndarray, is_positive: np.ndarray, *, seed: int = 0, confidence: float = 0.95, num_resamples: int = NUM_RESAMPLES
 ) -> Estimate:
@@ -116,6 +135,12 @@ def resampled_counts(seed: int, num_resamples: int, n: int, *, stream: int = 0) 
     """int64 [num_resamples, n]: how often each of n items is drawn when n are drawn with replacement."""
     drawn = _indices(seed, stream, num_resamples, n) + np.arange(num_resamples)[:, None] * n
     return np.bincount(drawn.ravel(), minlength=num_resamples * n).reshape(num_resamples, n)
+
+
+def _indices_as_weights(seed: int, stream: int, num_rows: int, n: int) -> np.ndarray:
+    """float64 [num_rows, n]: how often each of n items is drawn when n are drawn with replacement, as shares that sum to 1."""
+    drawn = _indices(seed, stream, num_rows, n) + np.arange(num_rows)[:, None] * n
+    return np.bincount(drawn.ravel(), minlength=num_rows * n).reshape(num_rows, n) / n
 
 
 def _percentile_estimate(rate: float, resampled: np.ndarray, confidence: float) -> Estimate:

@@ -20,9 +20,10 @@ def probe_table(result: dict[str, Any]) -> str:
     rows = [("", *(name + mark if name in velocities else name for name in labels), *(ERROR_COLUMNS[name][0] for name in errors))]
     rows.append(_probe_row("latents of held-out frames", result, labels, errors))
     rows.append(("  95 % interval of R^2", *(_r2_interval(result["labels"][name]) for name in labels), *("" for _ in errors)))
-    rows.append(_probe_row("the same, small network", result["mlp"], labels, errors))
+    if "mlp" in result:
+        rows.append(_probe_row("the same, small network", result["mlp"], labels, errors))
     rows += [_probe_row(f"imagined {entry['model_steps']} model steps ahead", entry, labels, errors) for entry in result["imagined"]]
-    rows += [_probe_row(f"floor: {name}", floor, labels, errors) for name, floor in result["floors"].items()]
+    rows += [_probe_row(f"floor: {name}", floor, labels, errors) for name, floor in result.get("floors", {}).items()]
     for name, ceiling in result.get("ceilings", {}).items():
         rows.append(_probe_row(f"ceiling: {name}, {ceiling['num_steps']:,} steps", ceiling, labels, errors))
     lines = ["linear probe, R^2 (RMSE) per label", *columns(rows), *_angle_note(result)]

@@ -143,6 +143,7 @@ def evaluate_probe(
     supervised_steps: int = 0,
     num_fit_clips: int = NUM_FIT_CLIPS,
     num_score_clips: int = NUM_SCORE_CLIPS,
+    with_comparisons: bool = True,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -152,7 +153,8 @@ def evaluate_probe(
     starts from ``context_model_steps`` real latents and uses the true actions. Floors: the mean label, an encoder that was never trained, as many
     principal components of the pixels and, for imagined latents, the latent that they start from. Ceiling, with ``supervised_steps`` > 0: the same
     networks trained on the labels. R^2 of real frames have intervals, from a bootstrap of episodes. Angles are read as sine and cosine
-    (``ProbedLabels``). ``velocity_control`` holds the labels that are a negative control where an observation is a single frame. ``DataError`` for
+    (``ProbedLabels``). Without ``with_comparisons`` there are no ``mlp`` and no ``floors``, which take most of the time. ``velocity_control`` holds
+    the labels that are a negative control where an observation is a single frame. ``DataError`` for
     a dataset without labels, with labels that are not finite or never vary, or whose episodes are too few or too short.
     """
     if horizon_model_steps < 1 or context_model_steps < 1 or supervised_steps < 0:
@@ -163,14 +165,14 @@ def evaluate_probe(
     num_transitions = context_model_steps - 1 + horizon_model_steps
     train_ids, heldout_ids = _usable_episodes(store, config, num_transitions, model.action_block)
     probed = ProbedLabels.of(store.label_names)
-    models = [model.eval(), fresh_model(model, config, seed).eval()]
-    fit = _probed(probed, encode_clips(models, store, train_ids, num_clips=num_fit_clips, num_transitions=1, seed=seed, with_pixels=True))
+    models = [model.eval(), *([fresh_model(model, config, seed).eval()] if with_comparisons else [])]
+    chosen: dict[str, Any] = {"num_clips": num_fit_clips, "num_transitions": 1, "seed": seed}
+    fit = _probed(probed, encode_clips(models, store, train_ids, **chosen, with_pixels=with_comparisons))
     choice: dict[str, Any] = {"num_clips": num_score_clips, "num_transitions": num_transitions, "seed": seed}
-    heldout = _probed(probed, encode_clips(models, store, heldout_ids, **choice, with_pixels=True))
-    probe, untrained_probe = (fit_probe(_rows(latents), _rows(fit.labels)) for latents in fit.latents)
+    heldout = _probed(probed, encode_clips(models, store, heldout_ids, **choice, with_pixels=with_comparisons))
+    probe = fit_probe(_rows(fit.latents[0]), _rows(fit.labels))
     if probe.is_constant.all():
         raise DataError(f"none of the labels {', '.join(probed.names)} varies in the training episodes: there is nothing to probe")
-    network = fit_mlp_probe(_rows(fit.latents[0]), _rows(fit.labels), seed=seed)
     names, labels = probed.names, _rows(heldout.labels)
     episodes = np.repeat(heldout.episodes, heldout.labels.shape[1])
 
@@ -178,11 +180,6 @@ def evaluate_probe(
         scores = _scores(probe, read, labels, names)
         return scores | {"labels": add_intervals(scores["labels"], read, labels, episodes, names)}
 
-    floors = {
-        "mean": scored(np.broadcast_to(probe.label_mean, labels.shape)),
-        "untrained": scored(untrained_probe.read(_rows(heldout.latents[1]))),
-        "pixel components": scored(_read_pixels(fit, heldout, fit.latents[0].shape[-1])),
-    }
     ceilings = {}
     if supervised_steps > 0:
         reference = train_ceiling(model, store, train_ids, probed, config=config, num_steps=supervised_steps, seed=seed, progress=progress)
@@ -194,8 +191,7 @@ def evaluate_probe(
         "evaluation": "probe",
         "format": FORMAT,
         **own,
-        "mlp": scored(network.read(_rows(heldout.latents[0]))),
-        "floors": floors,
+        **(_comparisons(probe, fit, heldout, scored, seed) if with_comparisons else {}),
         "ceilings": ceilings,
         "imagined": _score_imagined(model, probe, heldout, names, context_model_steps),
         **_kinds_of_labels(probed, own["labels"], model.observation_spec.stack_offsets_env_steps),
@@ -271,6 +267,23 @@ class EncodedClips:
 def _probed(probed: ProbedLabels, clips: EncodedClips) -> EncodedClips:
     """The clips with the labels that are probed."""
     return dataclasses.replace(clips, labels=probed.read(clips.labels, clips.episodes))
+
+
+def _comparisons(
+    probe: LinearProbe, fit: EncodedClips, heldout: EncodedClips, scored: Callable[[np.ndarray], dict[str, Any]], seed: int
+) -> dict[str, Any]:
+    """The small network and the floors; the second latents of both are those of an encoder that was never trained."""
+    fit_labels = _rows(fit.labels)
+    network = fit_mlp_probe(_rows(fit.latents[0]), fit_labels, seed=seed)
+    untrained_probe = fit_probe(_rows(fit.latents[1]), fit_labels)
+    return {
+        "mlp": scored(network.read(_rows(heldout.latents[0]))),
+        "floors": {
+            "mean": scored(np.broadcast_to(probe.label_mean, _rows(heldout.labels).shape)),
+            "untrained": scored(untrained_probe.read(_rows(heldout.latents[1]))),
+            "pixel components": scored(_read_pixels(fit, heldout, fit.latents[0].shape[-1])),
+        },
+    }
 
 
 def _read_pixels(fit: EncodedClips, heldout: EncodedClips, count: int) -> np.ndarray:

@@ -9,8 +9,9 @@ import numpy as np
 from lewm.evaluation.dataset_pairs import make_pairs
 from lewm.evaluation.dataset_protocols import protocol_options
 from lewm.evaluation.outcomes import Outcome, PlanTimes, run_policy, scripted_policy
+from lewm.evaluation.prepared_pairs import PreparedPairs
 from lewm.evaluation.protocol import Manifest, check_disjoint
-from lewm.evaluation.results import assemble, run_references, run_scripted_on, settings_words
+from lewm.evaluation.results import References, assemble, run_references, run_scripted_on, settings_words
 from lewm.versions import versions
 
 if TYPE_CHECKING:  # importing it would import torch, which reading a result does not need
@@ -34,6 +35,7 @@ def evaluate_success(
     is_stitched: bool = False,
     strata: Sequence[str] | None = None,
     pair_data: Path | str | None = None,
+    prepared: PreparedPairs | None = None,
     planner: dict[str, Any],
     checkpoint_sha256: str,
     dataset_sha256: str,
@@ -46,28 +48,36 @@ def evaluate_success(
 
     ``num_pairs`` per distance and stratum; the settings of the pairs are those of ``make_pairs``, with ``pair_data`` as the dataset. In protocol
     ``heldout`` ``training_episode_seeds`` proves that no pair comes from a training episode (``DataError`` otherwise); None where the training set is
-    not known. What the fields mean is in ``results.py``.
+    not known. ``prepared`` are pairs that were made before, of these settings (``ConfigError`` otherwise), with floors and ceiling. What the fields
+    mean is in ``results.py``.
     """
-    if progress is not None:
+    if prepared is not None:
+        prepared.check(env=env, env_options=env_options, distances=distances, num_pairs=num_pairs, seed=seed, protocol=protocol)
+    elif progress is not None:
         progress(f"making {num_pairs} pairs per distance and stratum")
-    manifest = make_pairs(
-        env,
-        env_options,
-        data=pair_data,
-        distances=distances,
-        num_pairs=num_pairs,
-        seed=seed,
-        protocol=protocol,
-        data_policy=data_policy,
-        is_rest_start=is_rest_start,
-        is_stitched=is_stitched,
-        strata=strata,
+    manifest = (
+        prepared.manifest
+        if prepared is not None
+        else make_pairs(
+            env,
+            env_options,
+            data=pair_data,
+            distances=distances,
+            num_pairs=num_pairs,
+            seed=seed,
+            protocol=protocol,
+            data_policy=data_policy,
+            is_rest_start=is_rest_start,
+            is_stitched=is_stitched,
+            strata=strata,
+        )
     )
     if training_episode_seeds is not None and manifest.dataset is None:
         check_disjoint(manifest, training_episode_seeds)
     return evaluate(
         policy,
         manifest,
+        references=None if prepared is None else prepared.references,
         num_latency_episodes=num_latency_episodes,
         progress=progress,
         unverified={
@@ -84,14 +94,18 @@ def evaluate(
     policy: "Policy",
     manifest: Manifest,
     *,
+    references: References | None = None,
     unverified: dict[str, Any] | None = None,
     num_latency_episodes: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """The result of a policy on the pairs of a manifest. ``unverified`` adds what is known about the policy (checkpoint, planner, ...)."""
+    """The result of a policy on the pairs of a manifest.
+
+    ``references`` are those of the manifest, if they were run before; ``unverified`` adds what is known about the policy (checkpoint, planner, ...).
+    """
     outcomes, times = run_episodes(policy, manifest, progress=progress)
     single = time_single_plans(policy, manifest, num_latency_episodes)
-    return _completed(manifest, outcomes, (unverified or {}) | {"plan_ms": _plan_ms(times, single)}, progress)
+    return _completed(manifest, outcomes, (unverified or {}) | {"plan_ms": _plan_ms(times, single)}, progress, references)
 
 
 def evaluate_scripted(
@@ -119,12 +133,18 @@ def evaluate_scripted(
     return _completed(manifest, outcomes, {"planner": planner, "command": command, "plan_ms": _plan_ms(PlanTimes(), PlanTimes())}, progress)
 
 
-def _completed(manifest: Manifest, outcomes: dict[str, Outcome], unverified: dict[str, Any], progress: Progress | None) -> dict[str, Any]:
+def _completed(
+    manifest: Manifest,
+    outcomes: dict[str, Outcome],
+    unverified: dict[str, Any],
+    progress: Progress | None,
+    references: References | None = None,
+) -> dict[str, Any]:
     """The result, with floors and ceiling on the same pairs."""
-    if progress is not None:
+    if references is None and progress is not None:
         progress("running floors and expert")
     defaults: dict[str, Any] = {"checkpoint_sha256": None, "dataset_sha256": None, "num_training_episodes": None, "planner": {}, "command": ""}
-    return assemble(manifest, outcomes, run_references(manifest), defaults | unverified | {"versions": versions()})
+    return assemble(manifest, outcomes, references or run_references(manifest), defaults | unverified | {"versions": versions()})
 
 
 def run_episodes(policy: "Policy", manifest: Manifest, *, progress: Progress | None = None) -> tuple[dict[str, Outcome], PlanTimes]:

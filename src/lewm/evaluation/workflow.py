@@ -22,10 +22,11 @@ from lewm.errors import ConfigError, DataError
 from lewm.evaluation.atari_table import atari_table
 from lewm.evaluation.dataset_protocols import protocol_options, protocol_planner
 from lewm.evaluation.label_goals import compare_goals, kind_of_comparison, matching_store
+from lewm.evaluation.prepared_pairs import PreparedPairs
 from lewm.evaluation.probe_table import probe_table
 from lewm.evaluation.protocol import HELDOUT
 from lewm.evaluation.reconstruction import reconstruction_table
-from lewm.evaluation.success import evaluate_success
+from lewm.evaluation.success import NUM_LATENCY_EPISODES, evaluate_success
 from lewm.evaluation.surprise import surprise_table
 from lewm.planning.mpc import MPCPolicy
 from lewm.registry import EVALUATIONS
@@ -54,6 +55,8 @@ def evaluate(
     strata: Sequence[str] | None = None,
     planner: PlannerConfig | None = None,
     data: Path | str | None = None,
+    prepared: PreparedPairs | None = None,
+    num_latency_episodes: int = NUM_LATENCY_EPISODES,
     device: str = "cpu",
     command: str = "",
     progress: Callable[[str], None] | None = None,
@@ -65,7 +68,8 @@ def evaluate(
     ``ConfigError`` for a world with other actions than the run's; an env step of another length is allowed where ``env_options`` say so, and the
     result then records the trained one as ``planner.trained_action_repeat``.
     ``data`` (the training set) is needed where goals are compared by labels (``planner.goal``): a probe of them is fitted on it. The pairs of every
-    protocol but ``heldout`` are rows of it; there it defaults to the run's own training set, if that is still where it was.
+    protocol but ``heldout`` are rows of it; there it defaults to the run's own training set, if that is still where it was. ``prepared`` are
+    the pairs of these very settings with their floors, made before; single plans of ``num_latency_episodes`` are timed afterwards.
     """
     checkpoint = load_checkpoint(run, device)
     planner = planner or protocol_planner(protocol, checkpoint.config.planner)
@@ -89,6 +93,8 @@ def evaluate(
         is_stitched=is_stitched,
         strata=strata,
         pair_data=data,
+        prepared=prepared,
+        num_latency_episodes=num_latency_episodes,
         planner=comparison.describe(planner) | repeat,
         checkpoint_sha256=checkpoint.sha256,
         dataset_sha256=str(checkpoint.provenance.get("dataset_sha256", "")),

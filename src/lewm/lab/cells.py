@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lewm.errors import LewmError
-from lewm.lab.grid import WORLDS, Cell, Settings, config_of
+from lewm.lab.grid import Cell, Settings, config_of, lab_world
 from lewm.run_directory import read_metrics, write_json
 
 FORMAT = 1
@@ -30,12 +30,12 @@ class CellSize:
     """Clips that the verdict looks at."""
 
 
-def run_cell(cell: Cell, settings: Settings, size: CellSize, data: Path, out: Path) -> None:
-    """Run a cell into the directory ``out`` on the dataset ``data``; what goes wrong in it is its result."""
+def run_cell(cell: Cell, settings: Settings, size: CellSize, data: Path, pairs: Path, out: Path) -> None:
+    """Run a cell into the directory ``out`` on the dataset ``data`` and the world's prepared pairs; what goes wrong in it is its result."""
     start_s = time.monotonic()
     record: dict[str, Any] = {"format": FORMAT, "cell": asdict(cell), "settings": settings, "size": asdict(size)}
     try:
-        record |= _measured(cell, settings, size, data, out)
+        record |= _measured(cell, settings, size, data, pairs, out)
     except LewmError as error:  # a loss that is not finite, a world that cannot be drawn: said in the table
         record["error"] = str(error)
     write_json(out / CELL_FILE, record | {"seconds": round(time.monotonic() - start_s, 1)})
@@ -50,8 +50,9 @@ def read_cell(directory: Path) -> dict[str, Any] | None:
     return record
 
 
-def _measured(cell: Cell, settings: Settings, size: CellSize, data: Path, out: Path) -> dict[str, Any]:
+def _measured(cell: Cell, settings: Settings, size: CellSize, data: Path, pairs: Path, out: Path) -> dict[str, Any]:
     from lewm.evaluation.collapse import NUISANCE_PREFIX, judge, warning_score
+    from lewm.evaluation.prepared_pairs import PreparedPairs
     from lewm.evaluation.workflow import evaluate, evaluate_latents
     from lewm.registry import OBJECTIVES
     from lewm.training import train
@@ -62,9 +63,17 @@ def _measured(cell: Cell, settings: Settings, size: CellSize, data: Path, out: P
     looks = [entry["monitor"] for entry in entries if "monitor" in entry]
     seconds = max(entry.get("seconds", 0.0) for entry in entries)
     collapse = evaluate_latents("collapse", out, data, num_clips=size.num_clips)
-    probe = evaluate_latents("probe", out, data)
-    distance = WORLDS[cell.world].distance_env_steps
-    success = evaluate(out, distances=(distance,), episodes=size.num_pairs, data=data, command="lewm lab")
+    probe = evaluate_latents("probe", out, data, with_comparisons=False)
+    distance = lab_world(cell.world).distance_env_steps
+    success = evaluate(
+        out,
+        distances=(distance,),
+        episodes=size.num_pairs,
+        data=data,
+        prepared=PreparedPairs.load(pairs),
+        num_latency_episodes=0,  # what a plan costs is not asked here, where cells share a machine
+        command="lewm lab",
+    )
     write_json(out / "results" / f"success-{distance}.json", success)
     fields = success["by_distance"][str(distance)]
     is_state = [name for name in probe["labels"] if name not in probe["velocity_labels"] and not name.startswith(NUISANCE_PREFIX)]

@@ -34,3 +34,39 @@ def draw(result: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def draw_sweep(result: dict[str, Any], path: Path) -> None:
+    """A PNG: one heat map of success per objective, batch sizes down and weights across; a setting that does not end healthy has a red frame."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    found = result["objectives"]
+    figure, axes = plt.subplots(1, len(found), figsize=(1.5 + 4.2 * len(found), 3.6), squeeze=False, layout="constrained")
+    for axis, (name, objective) in zip(axes[0], found.items(), strict=True):
+        sizes = sorted({entry["batch_size"] for entry in objective["settings"]})
+        factors = sorted({entry["factor"] for entry in objective["settings"]})
+        rates = [[float("nan")] * len(factors) for _ in sizes]
+        for entry in objective["settings"]:
+            row, column = sizes.index(entry["batch_size"]), factors.index(entry["factor"])
+            rate = entry["success"]
+            rates[row][column] = float("nan") if rate is None else rate
+            words = "failed" if rate is None else f"{rate:.2f}"
+            axis.text(column, row, words, ha="center", va="center", fontsize=9, color="white" if rate is not None and rate < 0.5 else "black")
+            if not entry["is_healthy"]:
+                axis.add_patch(
+                    plt.Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=OTHER_COLOUR, linewidth=2.5)  # type: ignore[attr-defined]
+                )
+        image = axis.imshow(rates, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+        axis.set_xticks(range(len(factors)), [f"{factor:.2g}" for factor in factors])
+        axis.set_yticks(range(len(sizes)), [str(size) for size in sizes])
+        axis.set_xlabel("weight, multiple of its own")
+        axis.set_title(f"{name}: healthy {objective['share_healthy']:.0%}, near the best {objective['share_near_best']:.0%}", fontsize=10)
+    axes[0][0].set_ylabel("batch size")
+    figure.colorbar(image, ax=list(axes[0]), label="success")
+    figure.suptitle(f"{result['world']}: success per setting; red frame: does not end healthy", fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -7,6 +7,7 @@ from typing import Any
 
 from lewm.config import Config
 from lewm.config_files import from_dict, load_preset
+from lewm.envs.stress import STRESSES
 from lewm.errors import ConfigError
 from lewm.registry import OBJECTIVES, did_you_mean
 
@@ -24,6 +25,8 @@ class LabWorld:
 
     collection: str
     """Preset of its data."""
+    nuisance: str | None = None
+    """Kind of nuisance that is drawn over it, of ``lewm.envs.stress``."""
     num_episodes: int
     preset: str
     """Of the networks and the planner."""
@@ -38,6 +41,8 @@ WORLDS: dict[str, LabWorld] = {
     "atari/pong": LabWorld(collection="pong-laptop", num_episodes=40, preset="atari", num_steps=240),
 }
 TUNED_WORLD = "two-room"
+STRESSED_WORLDS: dict[str, LabWorld] = {f"{TUNED_WORLD}/{kind}": replace(WORLDS[TUNED_WORLD], nuisance=kind) for kind in STRESSES}
+"""The same below a nuisance: run where they are asked for."""
 
 TRIALS: dict[str, dict[str, Sequence[float]]] = {
     "lewm": {"weight": (0.03, 0.1, 0.3, 1.0), "learning_rate": (5e-4, 1e-3)},
@@ -52,6 +57,8 @@ TRIALS: dict[str, dict[str, Sequence[float]]] = {
     "sigreg-aniso": {"weight": (0.03, 0.1, 0.3, 1.0), "learning_rate": (5e-4, 1e-3)},
 }
 """Eight settings for each objective; those without a weight of their own have eight learning rates."""
+OF_TRAINING = ("learning_rate", "batch_size")
+"""Settings that are not the objective's own."""
 LEARNING_RATES = (1e-4, 2e-4, 3e-4, 5e-4, 7e-4, 1e-3, 1.5e-3, 2e-3)
 Settings = dict[str, float]
 
@@ -64,13 +71,15 @@ class Cell:
     world: str
     seed: int
     trial: int = -1
-    """Which of the objective's eight settings; -1: the one that was chosen, or the objective's own."""
+    """Which of the objective's settings, of the eight that are tried or of the sweep; -1: the one that was chosen, or the objective's own."""
+    is_sweep: bool = False
+    """Whether the settings are those of the sweep."""
 
     @property
     def key(self) -> str:
         """Names the cell's directory."""
         words = [self.objective, self.world.replace("/", "_"), f"seed{self.seed}"]
-        return "--".join(words + ([f"trial{self.trial}"] if self.trial >= 0 else []))
+        return "--".join(words + ([f"{'sweep' if self.is_sweep else 'trial'}{self.trial}"] if self.trial >= 0 else []))
 
 
 def grid(objectives: Sequence[str], worlds: Sequence[str], num_seeds: int) -> list[Cell]:
@@ -78,11 +87,18 @@ def grid(objectives: Sequence[str], worlds: Sequence[str], num_seeds: int) -> li
     for objective in objectives:
         OBJECTIVES.entry(objective)
     for world in worlds:
-        if world not in WORLDS:
-            raise ConfigError(f"the lab has no world {world!r}.{did_you_mean(world, WORLDS)}")
+        lab_world(world)
     if num_seeds < 1:
         raise ConfigError(f"num_seeds must be at least 1, got {num_seeds}")
     return [Cell(objective, world, seed) for world in worlds for seed in range(num_seeds) for objective in objectives]
+
+
+def lab_world(name: str) -> LabWorld:
+    """A world of the lab, below a nuisance or not; ``ConfigError`` with a suggestion for another."""
+    known = WORLDS | STRESSED_WORLDS
+    if name not in known:
+        raise ConfigError(f"the lab has no world {name!r}.{did_you_mean(name, known)}")
+    return known[name]
 
 
 def tuning_cells(objectives: Sequence[str]) -> list[Cell]:
@@ -98,9 +114,9 @@ def trials_of(objective: str) -> list[Settings]:
 
 def config_of(cell: Cell, settings: Settings, *, step_share: float = 1.0) -> Config:
     """The configuration of a cell: the world's preset, the objective with its settings, the seed, ten looks of the monitor."""
-    world = WORLDS[cell.world]
+    world = lab_world(cell.world)
     base = load_preset(world.preset)
-    own = {name: value for name, value in settings.items() if name != "learning_rate"}
+    own = {name: value for name, value in settings.items() if name not in OF_TRAINING}
     if "num_subspaces" in own:
         own["num_subspaces"] = int(own["num_subspaces"])
     kept: dict[str, Any] = {"num_directions": base.objective.num_directions, "num_knots": base.objective.num_knots, "weight": base.objective.weight}
@@ -112,6 +128,7 @@ def config_of(cell: Cell, settings: Settings, *, step_share: float = 1.0) -> Con
         num_steps=num_steps,
         seed=cell.seed,
         learning_rate=settings.get("learning_rate", config.train.learning_rate),
+        batch_size=int(settings.get("batch_size", config.train.batch_size)),
         monitor_every_steps=max(1, num_steps // NUM_LOOKS),
         checkpoint_every_steps=num_steps,
         num_threads=1,

@@ -1,7 +1,8 @@
 """Running the lab: data once per world, cells in processes of one thread each, nothing twice.
 
-``<out>/data/<world>`` holds the datasets, ``cells/<cell>`` the runs with their ``cell.json``, ``tuned.json`` what the trials chose, ``lab.json`` and
-``lab.png`` the result. Whatever is finished is not done again, so a lab that was killed goes on where it was.
+``<out>/data/<world>`` holds the datasets, ``pairs/<world>.json`` the start/goal pairs with their floors, ``cells/<cell>`` the runs with their
+``cell.json``, ``tuned.json`` what the trials chose, ``lab.json`` and ``lab.png`` the result (``sweep.json`` and ``sweep.png``
+that of a sweep). Whatever is finished is not done again, so a lab that was killed goes on where it was.
 """
 
 import json
@@ -14,14 +15,18 @@ from typing import Any
 
 from lewm.data.collect import collect
 from lewm.data.collection_presets import load_collection
-from lewm.errors import ConfigError
+from lewm.data.episodes import EpisodeStore
+from lewm.envs.stress import FAMILY
+from lewm.errors import ConfigError, DataError
+from lewm.evaluation.prepared_pairs import PreparedPairs, prepare_pairs
 from lewm.lab.cells import CellSize, read_cell, run_cell
-from lewm.lab.grid import SEVEN, TUNED_WORLD, WORLDS, Cell, Settings, grid, trials_of, tuning_cells
+from lewm.lab.grid import SEVEN, TUNED_WORLD, WORLDS, Cell, Settings, grid, lab_world, trials_of, tuning_cells
+from lewm.lab.sweep import sweep_cells, sweep_settings
 from lewm.registry import OBJECTIVES
 from lewm.run_directory import write_json
 
 FORMAT = 1
-LAB_FILE, TUNED_FILE = "lab.json", "tuned.json"
+LAB_FILE, SWEEP_FILE, TUNED_FILE = "lab.json", "sweep.json", "tuned.json"
 Say = Callable[[str], None]
 
 
@@ -45,9 +50,7 @@ def run_lab(plan: LabPlan, out: Path, *, workers: int = 2, say: Say) -> list[dic
     ``ConfigError`` for names that are not known, and for a directory that holds a lab of another plan.
     """
     cells = grid(plan.objectives, plan.worlds, plan.num_seeds)
-    if workers < 1:
-        raise ConfigError(f"workers must be at least 1, got {workers}")
-    _check_place(plan, out)
+    _check_place(plan, out, workers)
     worlds = dict.fromkeys([*([TUNED_WORLD] if plan.is_tuned else []), *plan.worlds])
     for world in worlds:
         _collect(plan, out, world, say)
@@ -58,7 +61,16 @@ def run_lab(plan: LabPlan, out: Path, *, workers: int = 2, say: Say) -> list[dic
         settings = _chosen(trials, out)
         write_json(out / TUNED_FILE, settings)
     _run(cells, {cell: settings.get(cell.objective, {}) for cell in cells}, plan, out, workers, say)
-    return [record for cell in cells if (record := read_cell(_directory(out, cell))) is not None]
+    return _records(cells, out)
+
+
+def run_sweep(plan: LabPlan, out: Path, *, workers: int = 2, say: Say) -> list[dict[str, Any]]:
+    """Every objective of the plan with every setting of its sweep, on two-room; the rest as ``run_lab``."""
+    cells = sweep_cells(plan.objectives, plan.num_seeds)
+    _check_place(plan, out, workers)
+    _collect(plan, out, TUNED_WORLD, say)
+    _run(cells, {cell: sweep_settings(cell.objective)[cell.trial] for cell in cells}, plan, out, workers, say)
+    return _records(cells, out)
 
 
 def choose(records: Sequence[dict[str, Any]]) -> Settings:
@@ -70,6 +82,10 @@ def choose(records: Sequence[dict[str, Any]]) -> Settings:
     return dict(best["settings"])
 
 
+def _records(cells: Sequence[Cell], out: Path) -> list[dict[str, Any]]:
+    return [record for cell in cells if (record := read_cell(_directory(out, cell))) is not None]
+
+
 def _chosen(trials: Sequence[Cell], out: Path) -> dict[str, Settings]:
     by_objective: dict[str, list[dict[str, Any]]] = {}
     for cell in trials:
@@ -79,8 +95,10 @@ def _chosen(trials: Sequence[Cell], out: Path) -> dict[str, Settings]:
     return {objective: choose(records) for objective, records in by_objective.items()}
 
 
-def _check_place(plan: LabPlan, out: Path) -> None:
+def _check_place(plan: LabPlan, out: Path, workers: int) -> None:
     """Refuse to mix plans whose cells would not be alike; more objectives, worlds or seeds may be added."""
+    if workers < 1:
+        raise ConfigError(f"workers must be at least 1, got {workers}")
     identity = {"format": FORMAT, "is_tuned": plan.is_tuned, "episode_share": plan.episode_share, "size": asdict(plan.size)}
     path = out / "plan.json"
     if path.is_file():
@@ -96,12 +114,14 @@ def _check_place(plan: LabPlan, out: Path) -> None:
 
 
 def _collect(plan: LabPlan, out: Path, world: str, say: Say) -> None:
-    preset = load_collection(WORLDS[world].collection)
-    num_episodes = max(8, round(WORLDS[world].num_episodes * plan.episode_share))
-    say(f"collecting {num_episodes} episodes of {preset.env}")
+    about = lab_world(world)
+    preset = load_collection(about.collection)
+    num_episodes = max(8, round(about.num_episodes * plan.episode_share))
+    env = preset.env if about.nuisance is None else f"{FAMILY}{about.nuisance}/{preset.env}"
+    say(f"collecting {num_episodes} episodes of {env}")
     place = _data(out, world)
     collect(
-        preset.env,
+        env,
         place,
         episodes=num_episodes,
         policy=preset.policy,
@@ -113,15 +133,33 @@ def _collect(plan: LabPlan, out: Path, world: str, say: Say) -> None:
     )
 
 
+def _prepare(plan: LabPlan, out: Path, world: str, say: Say) -> None:
+    """Make the pairs of a world and try the scripted policies on them, unless that is done: no cell's model has a part in it."""
+    path = _pairs(out, world)
+    if path.is_file():
+        try:
+            PreparedPairs.load(path)
+            return
+        except DataError as error:
+            say(f"{error}; making them again")
+    env = EpisodeStore(_data(out, world)).env
+    say(f"making {plan.size.num_pairs} pairs per stratum of {env['name']} and their floors")
+    distances = (lab_world(world).distance_env_steps,)
+    prepare_pairs(env["name"], dict(env["options"]), distances=distances, num_pairs=plan.size.num_pairs).save(path)
+
+
 def _run(cells: Sequence[Cell], settings: dict[Cell, Settings], plan: LabPlan, out: Path, workers: int, say: Say) -> None:
     missing = [cell for cell in cells if read_cell(_directory(out, cell)) is None]
     say(f"{len(cells) - len(missing)} of {len(cells)} cells are there; running {len(missing)} in {workers} processes")
     if not missing:
         return
+    for world in dict.fromkeys(cell.world for cell in missing):
+        _prepare(plan, out, world, say)
     # A fresh process for each cell: its peak memory is its own.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_use_one_thread, max_tasks_per_child=1) as pool:
         futures: dict[Future[None], Cell] = {
-            pool.submit(run_cell, cell, settings[cell], plan.size, _data(out, cell.world), _directory(out, cell)): cell for cell in missing
+            pool.submit(run_cell, cell, settings[cell], plan.size, _data(out, cell.world), _pairs(out, cell.world), _directory(out, cell)): cell
+            for cell in missing
         }
         try:
             for number, future in enumerate(as_completed(futures), start=1):
@@ -146,6 +184,10 @@ def _directory(out: Path, cell: Cell) -> Path:
 
 def _data(out: Path, world: str) -> Path:
     return out / "data" / world.replace("/", "_")
+
+
+def _pairs(out: Path, world: str) -> Path:
+    return out / "pairs" / f"{world.replace('/', '_')}.json"
 
 
 def check_objectives(names: Sequence[str]) -> tuple[str, ...]:

@@ -10,9 +10,10 @@ import numpy as np
 
 from lewm.evaluation.across_seeds import rate_over_seeds
 from lewm.evaluation.intervals import Estimate, separation
-from lewm.lab.grid import TUNED_WORLD
+from lewm.lab.grid import STRESSED_WORLDS, TUNED_WORLD
 
 FORMAT = 1
+HEALTHY, CAPTURED = "healthy", "captured by a nuisance"
 
 
 def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -21,7 +22,15 @@ def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for record in records:
         groups.setdefault((record["cell"]["world"], record["cell"]["objective"]), []).append(record)
     rows = [_row(world, objective, group) for (world, objective), group in groups.items()]
-    return {"evaluation": "lab", "format": FORMAT, "rows": rows, "early_warning": early_warning(records), "num_cells": len(records)}
+    return {
+        "evaluation": "lab",
+        "format": FORMAT,
+        "rows": rows,
+        "early_warning": early_warning([record for record in records if record["cell"]["world"] not in STRESSED_WORLDS]),
+        "early_warning_stressed": early_warning([record for record in records if record["cell"]["world"] in STRESSED_WORLDS]),
+        "first_look": first_look(records),
+        "num_cells": len(records),
+    }
 
 
 def early_warning(records: Sequence[dict[str, Any]], *, fixed_on: str = TUNED_WORLD) -> dict[str, Any]:
@@ -37,6 +46,21 @@ def early_warning(records: Sequence[dict[str, Any]], *, fixed_on: str = TUNED_WO
     return {"num_cells": len(cells), "num_without_plan": int(fails.sum()), "auroc": auroc}
 
 
+def first_look(records: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Over all worlds: how many cells have at a tenth of training the verdict that they end with, and for how many it tells whether they plan.
+
+    It tells if it is healthy where the cell plans, and anything else where it does not. Training looks at no labels, so that a first look cannot
+    know a nuisance by its name.
+    """
+    cells = [record for record in records if "error" not in record]
+    return {
+        "num_cells": len(cells),
+        "num_as_at_the_end": sum(record["early"]["verdict"] == record["verdict"] for record in cells),
+        "num_right_about_planning": sum((record["early"]["verdict"] == HEALTHY) == (record["paired_difference"]["low"] > 0) for record in cells),
+        "num_right_about_planning_at_the_end": sum((record["verdict"] == HEALTHY) == (record["paired_difference"]["low"] > 0) for record in cells),
+    }
+
+
 def table(result: dict[str, Any]) -> str:
     """The result as plain text."""
     header = (
@@ -47,6 +71,7 @@ def table(result: dict[str, Any]) -> str:
         "rank",
         "probe R2",
         "imagined R2",
+        "nuisance",
         "success [95 %]",
         "floor",
         "per seed",
@@ -66,6 +91,7 @@ def table(result: dict[str, Any]) -> str:
                 _number(row["effective_rank"], 1),
                 _number(row["probe_r2"]),
                 _number(row["imagined_r2"]),
+                _number(row["nuisance_share"]),
                 "-" if success is None else f"{success['rate']:.2f} [{success['low']:.2f}, {success['high']:.2f}]",
                 _number(row["strongest_floor"]),
                 " ".join(f"{rate:.2f}" for rate in row["rate_per_seed"]) or "-",
@@ -77,12 +103,22 @@ def table(result: dict[str, Any]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines += [f"{row['world']}, {row['objective']}: {error}" for row in result["rows"] for error in row["errors"]]
-    warning = result["early_warning"]
+    lines += [f"{row['world']}, {row['objective']}: {reason}" for row in result["rows"] for reason in row["captures"]]
+    lines.append(f"early warning at a tenth of training, outside {TUNED_WORLD}: {_warning_words(result['early_warning'])}")
+    if result["early_warning_stressed"]["num_cells"]:
+        lines.append(f"the same, below nuisances: {_warning_words(result['early_warning_stressed'])}")
+    look = result["first_look"]
+    lines.append(
+        f"verdict at a tenth of training: as at the end in {look['num_as_at_the_end']} of {look['num_cells']} cells; right about "
+        f"whether they plan in {look['num_right_about_planning']}, at the end in {look['num_right_about_planning_at_the_end']}"
+    )
+    return "\n".join(lines)
+
+
+def _warning_words(warning: dict[str, Any]) -> str:
     auroc = warning["auroc"]
     told = "all or none of them plan" if auroc is None else f"AUROC {auroc['rate']:.2f} [{auroc['low']:.2f}, {auroc['high']:.2f}]"
-    counts = f"{warning['num_without_plan']} of {warning['num_cells']} cells do not plan"
-    lines.append(f"early warning at a tenth of training, outside {TUNED_WORLD}: {told} ({counts})")
-    return "\n".join(lines)
+    return f"{told} ({warning['num_without_plan']} of {warning['num_cells']} cells do not plan)"
 
 
 def _row(world: str, objective: str, group: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -90,14 +126,15 @@ def _row(world: str, objective: str, group: Sequence[dict[str, Any]]) -> dict[st
     verdicts: dict[str, int] = {}
     for record in whole:
         verdicts[record["verdict"]] = verdicts.get(record["verdict"], 0) + 1
-    names = ("std_mean", "effective_rank", "probe_r2", "imagined_r2", "step_ms", "peak_memory_mb")
+    names = ("std_mean", "effective_rank", "probe_r2", "imagined_r2", "nuisance_share", "step_ms", "peak_memory_mb")
     success: Estimate | None = rate_over_seeds([np.array(record["outcomes"], bool) for record in whole]) if whole else None
     return {
         "world": world,
         "objective": objective,
         "num_seeds": len(group),
         "verdicts": verdicts,
-        **{name: _mean([record[name] for record in whole]) for name in names},
+        **{name: _mean([record.get(name) for record in whole]) for name in names},
+        "captures": list(dict.fromkeys(reason for record in whole if record["verdict"] == CAPTURED for reason in record["reasons"])),
         "success": success,
         "rate_per_seed": [record["success"]["rate"] for record in whole],
         "strongest_floor": _mean([record["strongest_floor"]["rate"] for record in whole]),

@@ -19,6 +19,15 @@ NUM_COLORED_LABELS = 2
 def collapse(evidence: Evidence) -> str:
     """Effective rank and SIGReg of the run and its control."""
     title = "Did it collapse?"
+    measured = evidence.latest("collapse")
+    if not evidence.looks and measured is not None:
+        reasons = "".join(f"; {reason}" for reason in measured["reasons"])
+        words = (
+            f"The monitor did not look while this checkpoint was made. After training, on {measured['num_clips']:,} held-out clips: "
+            f"{measured['verdict']}{reasons}. Effective rank {measured['effective_rank']:.1f} of {measured['latent_dimension']:.0f}, mean spread "
+            f"of a dimension {measured['std_mean']:.2f} (meant: 1)."
+        )
+        return markup.section("collapse", title, markup.paragraph(markup.escape(words)))
     if not evidence.looks:
         command = f"lewm train --data DATA --out {shlex.quote(str(evidence.run))} --train.monitor-every-steps 100"
         return markup.section(

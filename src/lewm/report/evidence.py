@@ -17,6 +17,8 @@ CONTROL = "control"
 """Folder of the control run inside a run."""
 DEMO_FILE = "demo.json"
 RESULT_FORMAT = 1
+WITHOUT_CHECKPOINT = ("lab", "sweep", "comparison of methods", "success over training seeds")
+"""Results that are of several runs: they belong to no checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +147,7 @@ def _read_results(run: Path, sha256: str | None) -> tuple[dict[str, list[dict[st
         result, problem = _read_json(path)
         if result is not None and (not isinstance(result.get("evaluation"), str) or result.get("format") != RESULT_FORMAT):
             problem = f"it is no evaluation result of format {RESULT_FORMAT}"
-        elif result is not None and result.get("checkpoint_sha256") != sha256:
+        elif result is not None and result["evaluation"] not in WITHOUT_CHECKPOINT and result.get("checkpoint_sha256") != sha256:
             problem = "it measures another checkpoint than the newest one; run the evaluation again"
         elif result is not None and (protocol := result.get("protocol", {}).get("name", HELDOUT)) != HELDOUT:
             problem = f"the pairs of protocol {protocol!r} are rows of a dataset, and this page is about goals that were never trained on"

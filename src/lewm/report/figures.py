@@ -129,7 +129,7 @@ def intervals(
                 if floor is not None:
                     axes.plot(floor["rate"], row, marker, color=MUTED, markersize=6, markeredgewidth=1.5)
             if ceiling is not None:
-                axes.plot(ceiling["rate"], row, "D", color=GOOD, markersize=10, fillstyle="none", markeredgewidth=1.3)
+                axes.plot(ceiling["rate"], row, "D", color=GOOD, markersize=10, fillstyle="none", markeredgewidth=1.3, clip_on=False)
         axes.set_yticks(range(len(rows)), [row[0] for row in rows])
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_ylim(len(rows) - 0.5, -0.5)

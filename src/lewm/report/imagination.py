@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from lewm.checkpoint import Checkpoint
@@ -27,6 +27,7 @@ NUM_EPISODES, NUM_FILMED = 24, 3
 HORIZON_MODEL_STEPS = 10
 SEED = 1
 """Other episodes than the pictures of the latent space show."""
+HEADING_PX, HEADING_COLOR = 18, (70, 70, 66)
 NUM_HELD_FRAMES = 4
 """How often each model step is repeated in the film."""
 
@@ -48,16 +49,19 @@ def imagine(checkpoint: Checkpoint, *, horizon_model_steps: int = HORIZON_MODEL_
 
 
 def imagination_film(imagination: Imagination, *, side_px: int = 160, gutter: int = 8) -> list[Image.Image]:
-    """One row per episode; columns: real, decoded, imagined."""
+    """One row per episode; columns, with headings: real, decoded, imagined."""
     frames = imagination.frames[:, :NUM_FILMED]
     num_rows, length = frames.shape[1:3]
     width, height = enlarged(frames[0, 0, 0], side_px).size
     images = []
     for moment in range(length):
-        image = Image.new("RGB", (3 * (width + gutter) + gutter, num_rows * (height + gutter) + gutter), PAPER_COLOR)
-        for column in range(3):
+        image = Image.new("RGB", (3 * (width + gutter) + gutter, HEADING_PX + num_rows * (height + gutter) + gutter), PAPER_COLOR)
+        headings = ("what happened", "from its latent", "first frame" if moment == 0 else f"imagined, step {moment}")
+        for column, heading in enumerate(headings):
+            left = gutter + column * (width + gutter)
+            ImageDraw.Draw(image).text((left, gutter // 2), heading, fill=HEADING_COLOR, font=ImageFont.load_default(HEADING_PX - 5))
             for row in range(num_rows):
-                place = (gutter + column * (width + gutter), gutter + row * (height + gutter))
+                place = (left, HEADING_PX + gutter + row * (height + gutter))
                 image.paste(enlarged(frames[column, row, moment], side_px), place)
         images += [image] * NUM_HELD_FRAMES
     return images

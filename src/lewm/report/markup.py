@@ -65,6 +65,19 @@ def film(gif: bytes, still: bytes, *, title: str, caption: str, width: int, heig
     )
 
 
+def picture(png: bytes, *, title: str, caption: str) -> str:
+    """A picture inside the page."""
+    return (
+        f'<figure class="picture"><img src="{_data("image/png", png)}" alt="{escape(f"{title}: {caption}")}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def printed(text: str) -> str:
+    """Text in columns, as a command prints it; a wide one scrolls by itself."""
+    return f'<pre class="printed" tabindex="0"><code>{escape(text)}</code></pre>'
+
+
 def commands(lines: Sequence[str]) -> str:
     """Shell commands, one below the other."""
     return f"<pre><code>{escape(chr(10).join(lines))}</code></pre>"

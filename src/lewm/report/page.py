@@ -6,6 +6,7 @@ from lewm.data.durable import write_atomically
 from lewm.report import comparison, markup, sections
 from lewm.report.evidence import Evidence, read_evidence
 from lewm.report.gallery import Gallery, make_gallery
+from lewm.report.measurements import measurements
 
 PAGE, GRID = "report.html", "rollout.gif"
 
@@ -31,6 +32,7 @@ def render(evidence: Evidence, gallery: Gallery) -> str:
         sections.training(evidence),
         comparison.collapse(evidence),
         comparison.latent_space(evidence, gallery, sections.probe(evidence)),
+        measurements(evidence),
         comparison.provenance(evidence),
     )
     body = "\n".join((sections.header(evidence), "<main>", *main, "</main>", comparison.footer()))
