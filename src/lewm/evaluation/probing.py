@@ -154,8 +154,8 @@ def evaluate_probe(
     principal components of the pixels and, for imagined latents, the latent that they start from. Ceiling, with ``supervised_steps`` > 0: the same
     networks trained on the labels. R^2 of real frames have intervals, from a bootstrap of episodes. Angles are read as sine and cosine
     (``ProbedLabels``). Without ``with_comparisons`` there are no ``mlp`` and no ``floors``, which take most of the time. ``velocity_control`` holds
-    the labels that are a negative control where an observation is a single frame. ``DataError`` for
-    a dataset without labels, with labels that are not finite or never vary, or whose episodes are too few or too short.
+    the labels that are a negative control where an observation is a single frame. ``DataError`` for a dataset without labels, with labels that are
+    not finite or never vary, or whose episodes are too few or too short.
     """
     if horizon_model_steps < 1 or context_model_steps < 1 or supervised_steps < 0:
         raise ConfigError(
