@@ -5,6 +5,7 @@ Axes: E clip, T model step, s label.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,13 @@ from lewm.errors import DataError
 
 ANGLE_UNITS_RAD = {"_rad": 1.0, "_deg": float(np.pi / 180)}
 """Labels whose names end so are angles."""
+VELOCITY_WORD = "velocity"
+"""Labels with this word in their names cannot be read off a single frame."""
+NO_LABELS = (
+    "this dataset has no labels, so there is nothing to compare with what a probe reads: collect one from a simulated world, or name its columns "
+    "when you convert it (`lewm convert SRC DST --option labels=NAME,NAME`); `lewm eval collapse`, `surprise` and, with a decoder, `reconstruction` "
+    "need no labels"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,3 +69,15 @@ class ProbedLabels:
             if kind:
                 values[..., column] = (np.sin if kind == "sin" else np.cos)(unit * values[..., column])
         return values.astype(np.float32)
+
+
+def velocity_control(labels: dict[str, Any], stack_offsets_env_steps: tuple[int, ...]) -> dict[str, Any] | None:
+    """What was read of the labels that no single frame shows; None where the data have none that varies."""
+    velocities = {name: score for name, score in labels.items() if VELOCITY_WORD in name and not isinstance(score, str)}
+    if not velocities:
+        return None
+    return {
+        "kind": "negative" if len(stack_offsets_env_steps) == 1 else "positive",
+        "mean_r2": float(np.mean([score["r2"] for score in velocities.values()])),
+        "labels": {name: {key: score[key] for key in ("r2", "r2_low", "r2_high")} for name, score in velocities.items()},
+    }

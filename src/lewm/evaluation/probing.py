@@ -18,7 +18,7 @@ from lewm.data.formats.store import Store
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation.collapse import heldout_episodes
 from lewm.evaluation.probe_ceiling import train_ceiling
-from lewm.evaluation.probe_labels import ProbedLabels
+from lewm.evaluation.probe_labels import NO_LABELS, VELOCITY_WORD, ProbedLabels, velocity_control
 from lewm.evaluation.probe_parts import add_intervals, fit_mlp_probe, pixel_cells, principal_components
 from lewm.evaluation.supervised import fresh_model
 from lewm.models.world_model import WorldModel
@@ -28,13 +28,6 @@ RIDGE = 1e-4
 """Strength of the penalty, as a share of the number of samples; features and labels are standardised first."""
 POSITION_LABELS = ("agent_x_px", "agent_y_px")
 """Labels whose joint error is reported as a distance."""
-VELOCITY_WORD = "velocity"
-"""Labels with this word in their names cannot be read off a single frame."""
-NO_LABELS = (
-    "this dataset has no labels, so there is nothing to compare with what a probe reads: collect one from a simulated world, or name its columns "
-    "when you convert it (`lewm convert SRC DST --option labels=NAME,NAME`); `lewm eval collapse`, `surprise` and, with a decoder, `reconstruction` "
-    "need no labels"
-)
 NUM_FIT_CLIPS = 4096
 NUM_SCORE_CLIPS = 1024
 CLIPS_PER_BATCH = 256
@@ -230,21 +223,9 @@ def _kinds_of_labels(probed: ProbedLabels, scores: dict[str, Any], stack_offsets
     """Which labels are angles and which velocities, and what the latter say."""
     return {
         "velocity_labels": [name for name in probed.names if VELOCITY_WORD in name],
-        "velocity_control": _velocity_control(scores, stack_offsets_env_steps),
+        "velocity_control": velocity_control(scores, stack_offsets_env_steps),
         "angle_labels": {angle: list(parts) for angle, parts in probed.angles.items()},
         "stack_offsets_env_steps": list(stack_offsets_env_steps),
-    }
-
-
-def _velocity_control(labels: dict[str, Any], stack_offsets_env_steps: tuple[int, ...]) -> dict[str, Any] | None:
-    """What was read of the labels that no single frame shows; None where the data have none that varies."""
-    velocities = {name: score for name, score in labels.items() if VELOCITY_WORD in name and not isinstance(score, str)}
-    if not velocities:
-        return None
-    return {
-        "kind": "negative" if len(stack_offsets_env_steps) == 1 else "positive",
-        "mean_r2": float(np.mean([score["r2"] for score in velocities.values()])),
-        "labels": {name: {key: score[key] for key in ("r2", "r2_low", "r2_high")} for name, score in velocities.items()},
     }
 
 

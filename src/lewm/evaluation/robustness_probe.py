@@ -16,8 +16,9 @@ from lewm.data.formats.store import Store
 from lewm.errors import DataError
 from lewm.evaluation.collapse import heldout_episodes
 from lewm.evaluation.corruptions import corrupt
+from lewm.evaluation.probe_labels import VELOCITY_WORD
 from lewm.evaluation.probe_parts import add_intervals
-from lewm.evaluation.probing import VELOCITY_WORD, LinearProbe, encode_clips, fit_probe, score_labels
+from lewm.evaluation.probing import LinearProbe, encode_clips, fit_probe, score_labels
 from lewm.models.world_model import WorldModel
 from lewm.schema import Clip
 
