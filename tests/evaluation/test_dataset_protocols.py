@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import toy_world  # noqa: F401 - the conftest registers it
 from lewm.data.collect import collect
 from lewm.data.episodes import EpisodeStore
 from lewm.envs.base import make_batch
-from lewm.errors import ConfigError, DataError, LewmError, VerificationError
+from lewm.errors import ConfigError, DataError, EnvError, LewmError, VerificationError
 from lewm.evaluation.dataset_pairs import make_dataset_manifest, make_pairs, replayed_states
 from lewm.evaluation.dataset_protocols import protocol_options, protocol_planner, world_rules
 from lewm.evaluation.protocol import Manifest, canonical_sha256
@@ -172,8 +173,11 @@ def test_a_world_without_the_predicate_is_refused(protocol: str, env: str):
     ("protocol", "env"), [("official", "dmc/reacher-easy"), ("clear-moderate", "dmc/reacher-easy"), ("official", "ogbench/cube-single")]
 )
 def test_the_options_are_ones_that_the_simulated_worlds_have(protocol: str, env: str):
-    envs = make_batch(env, 1, **protocol_options(protocol, env, {}))
-    envs.close()
+    options = protocol_options(protocol, env, {})
+    with closing(make_batch(env, 1, **options)) as envs:
+        assert envs.num_envs == 1
+    with pytest.raises(EnvError, match="no_such_option"):  # a name that a world does not have would have been refused
+        make_batch(env, 1, **options, no_such_option=1)
 
 
 @pytest.mark.mujoco

@@ -50,6 +50,15 @@ def test_prepared_pairs_of_other_settings_are_refused(prepared: PreparedPairs) -
         evaluated(seed=6, prepared=prepared)
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "found"),
+    [("strata", ("same-room",), r"\['cross-room', 'same-room'\]"), ("is_rest_start", True, "False"), ("data_policy", "random", "'.*'")],
+)
+def test_prepared_pairs_are_not_taken_for_pairs_of_another_kind(prepared: PreparedPairs, setting: str, value: Any, found: str) -> None:
+    with pytest.raises(ConfigError, match=f"the prepared pairs have {setting} {found}, not"):
+        evaluated(prepared=prepared, **{setting: value})
+
+
 def test_a_file_whose_pairs_are_not_those_of_its_hash_is_refused(prepared: PreparedPairs, tmp_path: Path) -> None:
     path = tmp_path / "pairs.json"
     prepared.save(path)

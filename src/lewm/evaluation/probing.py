@@ -173,19 +173,19 @@ def evaluate_probe(
         scores = _scores(probe, read, labels, names)
         return scores | {"labels": add_intervals(scores["labels"], read, labels, episodes, names)}
 
-    ceilings = {}
-    if supervised_steps > 0:
+    def ceiling() -> dict[str, Any]:
         reference = train_ceiling(model, store, train_ids, probed, config=config, num_steps=supervised_steps, seed=seed, progress=progress)
         read = reference.read(encode_clips([reference.model], store, heldout_ids, **choice).latents[0])
         about = {"num_steps": supervised_steps, "kept_step": reference.kept_step, "is_still_falling": reference.is_still_falling}
-        ceilings["supervised"] = scored(_rows(read)) | about
+        return scored(_rows(read)) | about
+
     own = scored(probe.read(_rows(heldout.latents[0])))
     return {
         "evaluation": "probe",
         "format": FORMAT,
         **own,
         **(_comparisons(probe, fit, heldout, scored, seed) if with_comparisons else {}),
-        "ceilings": ceilings,
+        "ceilings": {"supervised": ceiling()} if supervised_steps > 0 else {},
         "imagined": _score_imagined(model, probe, heldout, names, context_model_steps),
         **_kinds_of_labels(probed, own["labels"], model.observation_spec.stack_offsets_env_steps),
         "context_model_steps": context_model_steps,

@@ -51,27 +51,15 @@ def evaluate_success(
     not known. ``prepared`` are pairs that were made before, of these settings (``ConfigError`` otherwise), with floors and ceiling. What the fields
     mean is in ``results.py``.
     """
+    settings: dict[str, Any] = {"distances": distances, "num_pairs": num_pairs, "seed": seed, "protocol": protocol}
+    settings |= {"data_policy": data_policy, "is_rest_start": is_rest_start, "is_stitched": is_stitched, "strata": strata}
     if prepared is not None:
-        prepared.check(env=env, env_options=env_options, distances=distances, num_pairs=num_pairs, seed=seed, protocol=protocol)
-    elif progress is not None:
-        progress(f"making {num_pairs} pairs per distance and stratum")
-    manifest = (
-        prepared.manifest
-        if prepared is not None
-        else make_pairs(
-            env,
-            env_options,
-            data=pair_data,
-            distances=distances,
-            num_pairs=num_pairs,
-            seed=seed,
-            protocol=protocol,
-            data_policy=data_policy,
-            is_rest_start=is_rest_start,
-            is_stitched=is_stitched,
-            strata=strata,
-        )
-    )
+        prepared.check(env=env, env_options=env_options, **{name: value for name, value in settings.items() if value is not None})
+        manifest = prepared.manifest
+    else:
+        if progress is not None:
+            progress(f"making {num_pairs} pairs per distance and stratum")
+        manifest = make_pairs(env, env_options, data=pair_data, **settings)
     if training_episode_seeds is not None and manifest.dataset is None:
         check_disjoint(manifest, training_episode_seeds)
     return evaluate(

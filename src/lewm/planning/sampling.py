@@ -6,6 +6,7 @@ Axes: E episode, S candidate, K elite, P proposal, T model step, A action block.
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -40,7 +41,7 @@ class Tried:
         return Tried(torch.cat([self.samples, others.samples], dim=1), torch.cat([self.costs, others.costs], dim=1))
 
 
-class SamplingSearch:
+class SamplingSearch(ABC):
     """The loop. A cost that is NaN counts as infinite: such a candidate weighs nothing.
 
     Candidate 0 is the mode of the distribution. Each episode's plan depends on its own costs and seed only, also where others stop earlier. Nothing
@@ -98,9 +99,9 @@ class SamplingSearch:
         check_usable(has_only_nan)
         return plan if kept is None else replace(plan, elites=found.env_units(kept.samples))
 
+    @abstractmethod
     def moved(self, found: Distribution, tried: Tried, best: Tried) -> Distribution:
         """The distribution after an iteration."""
-        raise NotImplementedError
 
     def kept(self, tried: Tried) -> Tried | None:
         """Candidates that count in the next iteration too, without being imagined again."""
