@@ -36,13 +36,13 @@ check: $(READY) ## formatting, lint and types
 	$(BIN)/mypy
 
 test: $(READY) ## the tests that take minutes
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not gpu"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
 
 test-all: $(READY) ## every test
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 docs: $(READY) ## run every code block of the README and docs
-	$(BIN)/pytest tests/test_documentation.py
+	$(BIN)/pytest tests/test_documentation.py tests/test_documentation_worlds.py
 
 bench: $(READY) ## speed against plain references, as text and JSON
 	$(BIN)/lewm bench

@@ -1,101 +1,26 @@
-"""Every code block of the README and the docs runs, on a small scale: what a block says is what a user can type."""
+"""Every code block of the README and the docs runs, on a small scale: what a block says is what a user can type.
 
-import os
+The page about worlds, which takes as long as the others together, has a file of its own, so that two processes share the work.
+"""
+
 import re
-import shlex
-import subprocess
-import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 
+from documentation_blocks import PAGES, ROOT, WORLDS_PAGE, furnish, run_page
 from lewm.evaluation.verify import verify_result
-
-ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-SMALL_RUN = """
-[train]
-num_steps = 6
-batch_size = 4
-[planner]
-num_candidates = 4
-num_elites = 2
-num_iterations = 1
-"""
-SHRUNK = {  # what makes a command of the documentation small; everything else runs as it stands
-    r"--episodes (1000|500)\b": "--episodes 24",
-    r"--episodes \d{3}\b": "--episodes 2",
-    r"episodes=1000\b": "episodes=24",
-    r"episodes=100\b": "episodes=2",
-    r"--preset (laptop|dmc|atari)\b": r"--preset \1 --config small.toml",
-    r"--preset ([\w-]+-(?:laptop|atariari))( --episodes \d+)?": r"--preset \1 --episodes 24 --max-env-steps 40",
-    r"--train.num-steps \d+": "--train.num-steps 2",
-    r"--decoder.num-steps \d+": "--decoder.num-steps 2",
-    r"--num-frames \d+": "--num-frames 200",
-    r"--supervised-steps \d+": "--supervised-steps 2",
-    r'lewm\.load_preset\("laptop"\)': 'lewm.load_config(Path("small.toml"), lewm.load_preset("laptop"))',
-}
-
-
-def blocks(page: Path) -> list[tuple[str, str]]:
-    return BLOCK.findall(page.read_text())
-
-
-def shrink(text: str) -> str:
-    for pattern, replacement in SHRUNK.items():
-        text = re.sub(pattern, replacement, text)
-    return text
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """One directory for all pages, with a small demo in it: later blocks use what earlier ones made."""
-    place = tmp_path_factory.mktemp("documentation")
-    (place / "docs").symlink_to(ROOT / "docs")
-    (place / "small.toml").write_text(SMALL_RUN)
-    for words in (
-        "collect two-room --out runs/demo/data --episodes 24",
-        "train --data runs/demo/data --out runs/demo --preset laptop --config small.toml",
-        "eval success runs/demo --episodes 2 --json runs/demo/results/success-25.json",
-    ):
-        run([sys.executable, "-m", "lewm.cli", *shlex.split(words)], place)
-    return place
+def place(tmp_path_factory) -> Path:
+    """One directory for all pages."""
+    return furnish(tmp_path_factory.mktemp("documentation"))
 
 
-def run(command: list[str], place: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(place), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if page != WORLDS_PAGE], ids=lambda page: page.name)
 def test_every_code_block_runs(page, place):
-    for language, text in blocks(page):
-        if language == "python":
-            for name in re.findall(r"Save this as `(\w+\.py)`", page.read_text()):
-                (place / name).write_text(text)
-            (place / "block.py").write_text(f"from pathlib import Path\n{shrink(text)}")
-            run([sys.executable, "block.py"], place)
-        elif language == "toml":
-            tomllib.loads(text)
-        elif language == "bash":
-            for line in filter(None, (line.partition("#")[0].strip() for line in text.splitlines())):
-                run_line(shlex.split(shrink(line)), place)
-        else:
-            assert language in ("text", "bibtex"), f"a block of {language or 'no language'} is not tested: make it text, or teach this test to run it"
-
-
-def run_line(words: list[str], place: Path) -> None:
-    if words[0] == "make":  # the real thing takes minutes: that the target exists and what it would run
-        run(["make", "-n", "-C", str(ROOT), *words[1:]], place)
-    elif words[0] in ("git", "cd", "pip"):
-        return  # fetching this repository and installing it is what every test run begins with
-    else:
-        assert words[0] == "lewm", f"do not know how to test {words}"
-        run([sys.executable, "-m", "lewm.cli", *words[1:]], place)
+    run_page(page, place)
 
 
 def test_links_between_pages_lead_somewhere():
