@@ -113,15 +113,17 @@ def trials_of(objective: str) -> list[Settings]:
 
 
 def config_of(cell: Cell, settings: Settings, *, step_share: float = 1.0) -> Config:
-    """The configuration of a cell: the world's preset, the objective with its settings, the seed, ten looks of the monitor."""
+    """The configuration of a cell: the world's preset, the objective with its settings, the seed, ten looks of the monitor.
+
+    A preset's ``inverse_weight`` is left out: objectives are compared without a helper that only one of them may have.
+    """
     world = lab_world(cell.world)
     base = load_preset(world.preset)
     own = {name: value for name, value in settings.items() if name not in OF_TRAINING}
     if "num_subspaces" in own:
         own["num_subspaces"] = int(own["num_subspaces"])
     kept: dict[str, Any] = {"num_directions": base.objective.num_directions, "num_knots": base.objective.num_knots, "weight": base.objective.weight}
-    inverse_weight = base.objective.inverse_weight if cell.objective in ("lewm", "sigreg-subspace", "sigreg-aniso") else 0.0
-    config = from_dict({"objective": {"name": cell.objective, "inverse_weight": inverse_weight} | kept | own}, base)
+    config = from_dict({"objective": {"name": cell.objective, "inverse_weight": 0.0} | kept | own}, base)
     num_steps = max(NUM_LOOKS, round(world.num_steps * step_share))
     train = replace(
         config.train,

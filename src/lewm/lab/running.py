@@ -25,7 +25,7 @@ from lewm.lab.sweep import sweep_cells, sweep_settings
 from lewm.registry import OBJECTIVES
 from lewm.run_directory import write_json
 
-FORMAT = 1
+FORMAT = 2
 LAB_FILE, SWEEP_FILE, TUNED_FILE = "lab.json", "sweep.json", "tuned.json"
 Say = Callable[[str], None]
 
