@@ -300,8 +300,9 @@ class PlannerConfig:
     goal: Literal["default", "latent", "labels"] = "default"
     """What is compared with the goal: whole latents, or only the labels that decide success, read off the latents by a probe; default: what the
     world says."""
-    cost: Literal["last", "min", "sum"] = "last"
-    """Distance to the goal of the last imagined latent, of the nearest one, or of all of them added up."""
+    cost: Literal["last", "min", "sum", "distance"] = "last"
+    """Distance to the goal of the last imagined latent, of the nearest one, or of all of them added up; or the env steps that a head of the run
+    (`lewm train --stage distance`) says lie between the last imagined latent and the goal's."""
     mean_weight: float = 0.0
     """Share of the mean distance over the horizon added to the cost: prefers plans that arrive early."""
     initial_std: float = 1.0
@@ -326,11 +327,26 @@ class PlannerConfig:
     """H: past observations, action_block env steps apart, that the model is given; at most the model's own history."""
     max_batch_rows: int = 16_384
     """Candidates imagined at once, over all episodes; bounds memory and changes no result."""
+    actor: Literal["inverse-goal", "intent", "retrieval"] = "inverse-goal"
+    """direct, guarded: who proposes actions: a head of the run, or the training action whose episode went on to something like the goal."""
+    act_every_env_steps: int = 1
+    """direct: env steps between two looks at the world, at most an action block; each look decides the actions until the next."""
+    steps_to_goal: int = 25
+    """direct, guarded: in how many env steps the actor is to be at the goal: at most what it was trained on; the intent head does not ask."""
+    guard_num_candidates: int = 128
+    """guarded: action sequences tried per iteration around what the actor proposes."""
+    guard_num_iterations: int = 3
+    """guarded: refits per plan."""
+    guard_std: float = 0.5
+    """guarded: standard deviation of the first Gaussian around the proposal, in standard deviations of the training actions."""
 
     def __post_init__(self) -> None:
         _at_least(1, horizon_model_steps=self.horizon_model_steps, num_candidates=self.num_candidates, num_iterations=self.num_iterations)
         _at_least(1, history_model_steps=self.history_model_steps, smoothing_window_env_steps=self.smoothing_window_env_steps)
-        _at_least(1, max_batch_rows=self.max_batch_rows)
+        _at_least(1, max_batch_rows=self.max_batch_rows, act_every_env_steps=self.act_every_env_steps, steps_to_goal=self.steps_to_goal)
+        _at_least(2, guard_num_candidates=self.guard_num_candidates)
+        _at_least(1, guard_num_iterations=self.guard_num_iterations)
+        _require(self.guard_std > 0, f"planner.guard_std must be positive, got {self.guard_std:g}")
         _require(
             1 <= self.replan_every_model_steps <= self.horizon_model_steps,
             f"planner.replan_every_model_steps must be in [1, horizon_model_steps = {self.horizon_model_steps}], got {self.replan_every_model_steps}",

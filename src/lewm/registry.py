@@ -188,6 +188,8 @@ PLANNERS = Table(
     "planner",
     {
         "cem": Entry(target="lewm.planning.sampling:CEM", summary="cross-entropy method: refit a Gaussian, or choices, on the best candidates"),
+        "direct": Entry(target="lewm.planning.direct:Direct", summary="no search: what a head on the latents proposes (planner.actor)"),
+        "guarded": Entry(target="lewm.planning.guarded:Guarded", summary="a small cem around what a head proposes: INTACT"),
     },
 )
 
@@ -226,6 +228,9 @@ HEADS = Table(
     "head",
     {
         "decoder": Entry(target="lewm.models.decoder:decoder_for", summary="draws the frame that a latent stands for; to be looked at"),
+        "inverse-goal": Entry(target="lewm.models.inverse_goal:inverse_goal_for", summary="which action to take now for a goal some env steps ahead"),
+        "intent": Entry(target="lewm.models.intent:intent_for", summary="a distribution over the next action block, given what is to change: INTACT"),
+        "distance": Entry(target="lewm.models.temporal_distance:temporal_distance_for", summary="how many env steps lie between two latents"),
     },
 )
 

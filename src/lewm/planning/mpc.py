@@ -4,20 +4,22 @@ Axes: E episode, H context, T model step, A action block, K kept frame, D latent
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from lewm.config import PlannerConfig
 from lewm.errors import PlanningError
 from lewm.models.world_model import WorldModel
+from lewm.planning.actors import Actor, actor_of, check_heads, propose
 from lewm.planning.base import BlockSpace, LinearReadout, Plan, Planner
 from lewm.planning.costs import LabelGoalCost, LatentGoalCost
+from lewm.planning.head_costs import DistanceGoalCost
 from lewm.registry import PLANNERS
 from lewm.schema import Observation
 
@@ -57,10 +59,12 @@ class MPCPolicy:
     The planner's settings come from the run and can be overridden by name. Planning happens every ``replan_every_model_steps``; in between the
     plan's blocks are executed without looking, unless the model uses a history, whose observations are taken every ``action_block`` env steps.
     With a ``readout`` the goals are compared by the labels that it reads off the latents (unless ``config.goal`` is ``latent``), without one as
-    whole latents.
+    whole latents. ``heads`` are networks on the model's latents by name, for settings that need them.
     """
 
-    def __init__(self, model: WorldModel, config: PlannerConfig, readout: LinearReadout | None = None) -> None:
+    def __init__(
+        self, model: WorldModel, config: PlannerConfig, readout: LinearReadout | None = None, *, heads: Mapping[str, nn.Module | Actor] | None = None
+    ) -> None:
         if config.history_model_steps > model.history_model_steps:
             raise PlanningError(
                 f"planner.history_model_steps is {config.history_model_steps}; this model attends to {model.history_model_steps} at most"
@@ -72,6 +76,8 @@ class MPCPolicy:
         self.model = model.eval()
         self.config = config
         self.readout = None if config.goal == "latent" else readout
+        self.heads = check_heads(config, heads or {})
+        self.actor = actor_of(config, self.heads)
         self.planner: Planner = PLANNERS.load(config.name)(config)
         mean, std = model.action_statistics()
         self.space = BlockSpace(action_spec=model.action_spec, action_block=model.action_block, mean=mean, std=std)
@@ -185,18 +191,42 @@ class MPCPolicy:
 
     def _plan_group(self, state: PolicyState, length: int) -> Plan:
         past_blocks = state.blocks[:, state.blocks.shape[1] - (length - 1) :]
+        latents = state.latents[:, -length:]
         settings: dict[str, Any] = {"kind": self.config.cost, "mean_weight": self.config.mean_weight, "max_batch_rows": self.config.max_batch_rows}
-        if self.readout is None:
-            cost = LatentGoalCost(self.model, state.latents[:, -length:], past_blocks, state.goals, **settings)
+        if self.config.cost == "distance":
+            settings |= {"kind": "last", "distance": self.heads["distance"]}
+            cost: LatentGoalCost = DistanceGoalCost(self.model, latents, past_blocks, state.goals, **settings)
+        elif self.readout is None:
+            cost = LatentGoalCost(self.model, latents, past_blocks, state.goals, **settings)
         else:
-            cost = LabelGoalCost(self.model, state.latents[:, -length:], past_blocks, state.goals, readout=self.readout, **settings)
+            cost = LabelGoalCost(self.model, latents, past_blocks, state.goals, readout=self.readout, **settings)
         return self.planner.plan(
             cost,
             self.space,
             horizon_model_steps=self.config.horizon_model_steps,
             seeds=list(zip(state.seeds.tolist(), state.num_plans.tolist(), strict=True)),
             initial=self._rest_of_plan(state) if self.config.use_warm_start else None,
+            proposals=None if self.actor is None else self._proposals(self.actor, state, latents, past_blocks),
             device=self.device,
+        )
+
+    def _proposals(
+        self, actor: Actor, state: PolicyState, latents: Float[Tensor, "E H D"], past_blocks: Float[Tensor, "E H-1 A"]
+    ) -> Float[Tensor, "E 1 T A"]:
+        """What the actor would do from here on, in the model's imagination; before an episode's first plan it has done nothing."""
+        has_plan = torch.from_numpy(state.num_plans > 0).to(self.device)[:, None]
+        executed = self.space.executable(state.plan[:, self.config.replan_every_model_steps - 1])
+        return propose(
+            actor,
+            self.model.rollout,
+            latents,
+            past_blocks,
+            state.goals,
+            torch.where(has_plan, executed, torch.zeros_like(executed)),
+            self.space,
+            num_steps=self.config.horizon_model_steps,
+            most_history=self.model.history_model_steps,
+            steps_to_goal=self.config.steps_to_goal,
         )
 
     def _rest_of_plan(self, state: PolicyState) -> Float[Tensor, "E T A"]:
