@@ -139,10 +139,7 @@ class DistanceConfig(LatentHeadConfig):
 
 
 HeadConfig = DecoderConfig | LatentHeadConfig
-HEAD_CONFIGS: dict[str, type[HeadConfig]] = {
-    settings.NAME: settings  # type: ignore[misc]
-    for settings in (DecoderConfig, InverseGoalConfig, IntentConfig, DistanceConfig)
-}
+HEAD_CONFIGS: dict[str, type[HeadConfig]] = {settings.NAME: settings for settings in (DecoderConfig, InverseGoalConfig, IntentConfig, DistanceConfig)}
 
 
 def _check_counts(settings: HeadConfig, *names: str) -> None:

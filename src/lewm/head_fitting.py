@@ -32,8 +32,10 @@ def fit_head(
     *,
     describe: Callable[[float], dict[str, float]],
 ) -> None:
-    """Follow the gradient of ``loss_at(step)`` for ``num_steps``; ``describe`` turns the loss into what is logged. ``TrainingError`` if it is not
-    finite."""
+    """Follow the gradient of ``loss_at(step)`` for ``num_steps``; ``describe`` turns the loss into what is logged.
+
+    ``TrainingError`` if it is not finite.
+    """
     settings = head.settings
     optimizer = torch.optim.AdamW(head.network.parameters(), lr=settings.learning_rate, weight_decay=0.0)
     start_s = time.monotonic()

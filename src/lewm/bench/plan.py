@@ -49,11 +49,13 @@ def _measure_batch(model: WorldModel, config: PlannerConfig, num_episodes: int, 
     past_blocks = torch.rand(num_episodes, history - 1, block, generator=generator) * 2 - 1
     goals = torch.randn(num_episodes, latent, generator=generator)
     candidates = torch.rand(num_episodes, config.num_candidates, config.horizon_model_steps, block, generator=generator) * 2 - 1
-    fast = LatentGoalCost(model, context, past_blocks, goals, kind=config.cost, mean_weight=config.mean_weight, max_batch_rows=config.max_batch_rows)
+    assert config.cost != "distance", "a bench has no heads"
+    kind = config.cost
+    fast = LatentGoalCost(model, context, past_blocks, goals, kind=kind, mean_weight=config.mean_weight, max_batch_rows=config.max_batch_rows)
 
     def straight(candidates: Float[Tensor, "E S T A"]) -> Float[Tensor, "E S"]:
         distances = (straight_rollout(model, context, past_blocks, candidates) - goals[:, None, None]).square().sum(-1)
-        return reduce_over_horizon(distances, config.cost) + config.mean_weight * distances.mean(-1)
+        return reduce_over_horizon(distances, kind) + config.mean_weight * distances.mean(-1)
 
     def plan(cost: Cost) -> Callable[[], object]:
         seeds = [(episode, 0) for episode in range(num_episodes)]

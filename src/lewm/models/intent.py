@@ -8,7 +8,6 @@ import math
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lewm.head_config import IntentConfig
 from lewm.models.action_heads import LatentHead, check_has_actions, plain_layers
@@ -69,7 +68,7 @@ class Intent(LatentHead):
         return self.env_units(self._per_env_step(outputs)).flatten(-2)
 
     def _per_env_step(self, blocks: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch N a"]:
-        return blocks.unflatten(-1, (self.action_block, -1))
+        return blocks.reshape(*blocks.shape[:-1], self.action_block, -1)
 
 
 def intent_for(model: WorldModel, settings: IntentConfig) -> Intent:

@@ -26,6 +26,11 @@ class TemporalDistance(LatentHead):
         output: Tensor = self.layers(torch.cat([here, there, (here - there).abs()], dim=-1))[..., 0]
         return self.most_env_steps * torch.sigmoid(output)
 
+    def distance(self, latents: Float[Tensor, "*batch D"], goals: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
+        """The same, by the name under which planners ask for it."""
+        estimate: Tensor = self(latents, goals)
+        return estimate
+
     def loss(self, latents: Float[Tensor, "B D"], goals: Float[Tensor, "B D"], env_steps: Float[Tensor, " B"]) -> Float[Tensor, ""]:
         """The expectile loss of the distances, as shares of the largest."""
         return expectile_loss((self(latents, goals) - env_steps) / self.most_env_steps, self.expectile)

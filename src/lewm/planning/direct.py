@@ -106,11 +106,11 @@ class DirectPolicy(MPCPolicy):
     def _execute(self, state: PolicyState) -> tuple[np.ndarray, PolicyState]:
         """The action of this env step; ``blocks`` holds the actions of the last ``action_block`` env steps, zeros before the start."""
         block = self.model.action_block
-        per_step = state.plan[:, 0].unflatten(-1, (block, -1))  # E A -> E N a
+        per_step = state.plan[:, 0].view(len(state.seeds), block, -1)  # E A -> E N a
         rows = torch.arange(len(per_step), device=self.device)
         current = per_step[rows, torch.from_numpy(state.env_step % self.config.act_every_env_steps).to(self.device)]
-        previous = state.blocks[:, 0].unflatten(-1, (block, -1))
-        blocks = torch.cat([previous[:, 1:], current[:, None]], dim=1).flatten(-2)[:, None]
+        previous = state.blocks[:, 0].view(len(state.seeds), block, -1)
+        blocks = torch.cat([previous[:, 1:], current[:, None]], dim=1).flatten(1)[:, None]
         actions = self.space.action_spec.from_blocks(current.cpu().numpy(), 1)[:, 0]
         return actions, dataclasses.replace(state, blocks=blocks, env_step=state.env_step + 1)
 

@@ -3,7 +3,7 @@
 Axes: E episode, S candidate, H context, T model step, A action block, D latent.
 """
 
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,14 @@ from lewm.planning.costs import LatentGoalCost
 
 ROWS_AT_ONCE = 65_536
 """Imagined latents that the head is given at once; bounds memory and changes no result."""
+
+
+@runtime_checkable
+class DistanceHead(Protocol):
+    """Measures how far latents are from goals."""
+
+    def distance(self, latents: Float[Tensor, "*E D"], goals: Float[Tensor, "*E D"]) -> Float[Tensor, "*E"]:
+        """In env steps; differentiable."""
 
 
 class DistanceGoalCost(LatentGoalCost):
@@ -25,15 +33,15 @@ class DistanceGoalCost(LatentGoalCost):
         past_blocks: Float[Tensor, "E H-1 A"],
         goals: Float[Tensor, "E D"],
         *,
-        distance: nn.Module,
+        head: DistanceHead,
         kind: Literal["last", "min", "sum"] = "last",
         mean_weight: float = 0.0,
         max_batch_rows: int = 16_384,
     ) -> None:
         super().__init__(model, context, past_blocks, goals, kind=kind, mean_weight=mean_weight, max_batch_rows=max_batch_rows)  # type: ignore[arg-type]
-        self.distance = distance
+        self.head = head
 
     def _distances(self, imagined: Float[Tensor, "e S T D"], goals: Float[Tensor, "e D"]) -> Float[Tensor, "e S T"]:
         latents, repeated = imagined.flatten(0, 2), goals[:, None, None].expand_as(imagined).flatten(0, 2)
-        chunks = zip(latents.split(ROWS_AT_ONCE), repeated.split(ROWS_AT_ONCE), strict=True)
-        return torch.cat([self.distance(here, there) for here, there in chunks]).view(imagined.shape[:-1])
+        chunks = zip(torch.split(latents, ROWS_AT_ONCE), torch.split(repeated, ROWS_AT_ONCE), strict=True)
+        return torch.cat([self.head.distance(here, there) for here, there in chunks]).view(imagined.shape[:-1])

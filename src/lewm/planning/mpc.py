@@ -194,7 +194,7 @@ class MPCPolicy:
         latents = state.latents[:, -length:]
         settings: dict[str, Any] = {"kind": self.config.cost, "mean_weight": self.config.mean_weight, "max_batch_rows": self.config.max_batch_rows}
         if self.config.cost == "distance":
-            settings |= {"kind": "last", "distance": self.heads["distance"]}
+            settings |= {"kind": "last", "head": self.heads["distance"]}
             cost: LatentGoalCost = DistanceGoalCost(self.model, latents, past_blocks, state.goals, **settings)
         elif self.readout is None:
             cost = LatentGoalCost(self.model, latents, past_blocks, state.goals, **settings)
