@@ -23,7 +23,7 @@ CONFIG = Config(
 )
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """Somebody pulled the plug."""
 
 
@@ -75,9 +75,9 @@ def test_a_build_that_was_cut_off_goes_on_where_it_noted_its_progress_and_ends_t
 
     def stop(done: int, total: int) -> None:
         if done > 0.9 * total:
-            raise Stopped
+            raise StoppedError
 
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         cache_of(store, tmp_path / "cut", progress=stop)
     resumed = cache_of(store, tmp_path / "cut", progress=lambda done, total: told.append(done / total))
     assert min(told) > 0.7
@@ -107,7 +107,9 @@ def test_spans_lie_within_their_episodes_and_within_the_longest_length(store, tm
 
 def test_a_batch_of_spans_is_a_function_of_seed_and_number(store, tmp_path):
     cache = cache_of(store, tmp_path)
-    drawn = [SpanSampler(cache, np.arange(60), least_env_steps=1, batch_size=8, seed=seed).draw(k, 30) for seed, k in ((0, 2), (0, 2), (0, 3), (1, 2))]
+    drawn = [
+        SpanSampler(cache, np.arange(60), least_env_steps=1, batch_size=8, seed=seed).draw(k, 30) for seed, k in ((0, 2), (0, 2), (0, 3), (1, 2))
+    ]
     starts = [spans.start.tolist() for spans in drawn]
     assert starts[0] == starts[1]
     assert starts[0] != starts[2]

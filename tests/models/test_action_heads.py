@@ -50,9 +50,7 @@ def head_of(settings, spec: ActionSpec = CONTINUOUS):
 def test_the_inverse_models_loss_is_the_squared_error_of_the_z_scored_action():
     head, actions, steps = head_of(InverseGoalConfig(**SMALL)), draw(2, NUM, 2), torch.arange(1.0, NUM + 1)
     outputs = head(HERE, GOALS, steps)
-    expected = sum(
-        (outputs[b, i] - (actions[b, i] - (0.5, -1.0)[i]) / (2.0, 0.25)[i]) ** 2 for b in range(NUM) for i in range(2)
-    ) / (2 * NUM)
+    expected = sum((outputs[b, i] - (actions[b, i] - (0.5, -1.0)[i]) / (2.0, 0.25)[i]) ** 2 for b in range(NUM) for i in range(2)) / (2 * NUM)
     torch.testing.assert_close(head.loss(HERE, GOALS, steps, actions), expected)
 
 

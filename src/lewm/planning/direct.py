@@ -69,7 +69,8 @@ class DirectPolicy(MPCPolicy):
         """A state for new episodes: goals uint8 [E, V, Y, X, 3], one seed each."""
         state = super().reset(goals, seeds)
         nothing = torch.zeros(len(seeds), 1, self.space.block_dimension, device=self.device)
-        return dataclasses.replace(state, plan=nothing, blocks=nothing.clone())
+        unused = torch.zeros(len(seeds), 2, self.model.latent_dimension, device=self.device)  # one block lies between two latents
+        return dataclasses.replace(state, plan=nothing, blocks=nothing.clone(), latents=unused)
 
     def needs_frame(self, state: PolicyState) -> bool:
         """Whether the next ``act`` looks at its observations."""
