@@ -12,7 +12,7 @@ from lewm.registry import TABLES
 
 SOURCE = Path(lewm.__file__).parent
 STAGES = [
-    ("errors", "schema", "registry", "config", "head_config", "config_files", "presets", "seeds", "versions"),
+    ("errors", "schema", "registry", "setting_checks", "config", "head_config", "config_files", "presets", "seeds", "versions"),
     ("models",),
     ("devices", "distributed", "objectives"),
     ("planning",),

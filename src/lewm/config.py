@@ -6,35 +6,14 @@ The string under a field is its help text. Nothing here imports torch.
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lewm.errors import ConfigError
+from lewm.setting_checks import at_least as _at_least
+from lewm.setting_checks import at_most as _at_most
+from lewm.setting_checks import fraction as _fraction
+from lewm.setting_checks import require as _require
+from lewm.setting_checks import seed as _seed
 
 MOST_LAYERS = 1000
 """More is a mistake or an attack: layers cost time to build even before their shapes are compared with a file's."""
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
-
-
-def _at_least(low: float, **values: float) -> None:
-    for name, value in values.items():
-        _require(value >= low, f"{name} must be at least {low:g}, got {value:g}")
-
-
-def _at_most(high: float, **values: float) -> None:
-    for name, value in values.items():
-        _require(value <= high, f"{name} must be at most {high:g}, got {value:g}")
-
-
-def _seed(**values: int) -> None:
-    for name, value in values.items():
-        _require(0 <= value < 2**63, f"{name} must be in [0, 2**63), got {value}")
-
-
-def _fraction(**values: float) -> None:
-    for name, value in values.items():
-        _require(0.0 <= value < 1.0, f"{name} must be in [0, 1), got {value:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
