@@ -117,6 +117,10 @@ class DistanceConfig(LatentHeadConfig):
     """The temporal distance: how many env steps lie between a latent, real or imagined, and a goal's."""
 
     NAME: ClassVar[str] = "distance"
+    width: int = 256
+    """Units of a hidden layer; a search asks about every candidate, so a small network is a fast one."""
+    num_layers: int = 2
+    """Hidden layers."""
     most_env_steps: int = 100
     """The largest distance: pairs of one episode are at most so far apart, and those of different episodes count as exactly so far."""
     negative_fraction: float = 0.25

@@ -178,16 +178,17 @@ def test_planners_on_proposals_say_so_when_they_get_none(planner):
         planner(load_preset("laptop").planner).plan(lambda blocks: blocks.sum((2, 3)), SPACE, horizon_model_steps=4, seeds=[(0, 0)])
 
 
-def test_the_distance_cost_is_what_the_head_says_of_the_last_imagined_latent():
+@pytest.mark.parametrize("mean_weight", [0.0, 0.1])
+def test_the_distance_cost_is_what_the_head_says_of_the_last_imagined_latent(mean_weight):
     _, model = make_model()
     generator = torch.Generator().manual_seed(1)
     context, goals = torch.randn(2, 1, model.latent_dimension, generator=generator), torch.randn(2, model.latent_dimension, generator=generator)
     candidates = torch.rand(2, 3, 4, 10, generator=generator)
-    cost = DistanceGoalCost(model, context, torch.zeros(2, 0, 10), goals, head=L1(), mean_weight=0.1)
+    cost = DistanceGoalCost(model, context, torch.zeros(2, 0, 10), goals, head=L1(), mean_weight=mean_weight)
     with torch.no_grad():
         imagined = model.rollout(context, torch.zeros(2, 0, 10), candidates)
         distances = (imagined - goals[:, None, None]).abs().sum(-1)
-        torch.testing.assert_close(cost(candidates), distances[..., -1] + 0.1 * distances.mean(-1))
+        torch.testing.assert_close(cost(candidates), distances[..., -1] + mean_weight * distances.mean(-1))
 
 
 @pytest.mark.parametrize("name", ["cem", "guarded"])

@@ -41,7 +41,9 @@ class DistanceGoalCost(LatentGoalCost):
         super().__init__(model, context, past_blocks, goals, kind=kind, mean_weight=mean_weight, max_batch_rows=max_batch_rows)  # type: ignore[arg-type]
         self.head = head
 
-    def _distances(self, imagined: Float[Tensor, "e S T D"], goals: Float[Tensor, "e D"]) -> Float[Tensor, "e S T"]:
+    def _distances(self, imagined: Float[Tensor, "e S T D"], goals: Float[Tensor, "e D"]) -> Float[Tensor, "e S _"]:
+        if self.kind == "last" and self.mean_weight == 0:
+            imagined = imagined[:, :, -1:]  # nobody asks about the others, and a head is not free
         latents, repeated = imagined.flatten(0, 2), goals[:, None, None].expand_as(imagined).flatten(0, 2)
         chunks = zip(torch.split(latents, ROWS_AT_ONCE), torch.split(repeated, ROWS_AT_ONCE), strict=True)
         return torch.cat([self.head.distance(here, there) for here, there in chunks]).view(imagined.shape[:-1])
