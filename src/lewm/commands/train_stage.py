@@ -15,7 +15,7 @@ NEXT = {
     "decoder": "lewm eval reconstruction {run} --data {data}",
     "inverse-goal": "lewm eval success {run} --planner.name direct",
     "intent": "lewm eval success {run} --planner.name guarded --planner.actor intent",
-    "distance": "lewm eval success {run} --planner.cost distance",
+    "distance": "lewm eval success {run} --planner.cost distance --planner.mean-weight 1",
 }
 """What to do with a head that has been trained."""
 
