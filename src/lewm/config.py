@@ -155,6 +155,14 @@ class ObjectiveConfig:
     """K: points in [0, 3] at which the characteristic function is compared."""
     inverse_weight: float = 0.0
     """Weight of recovering each action block from the latents before and after it: against latents that hold only what moves by itself; 0: off."""
+    rollout_weight: float = 0.0
+    """Weight of the error of latents that the model imagines open-loop from a clip's first one: against errors that add up in long plans; 0: off."""
+    rollout_model_steps: int = 3
+    """How many model steps are imagined, at most data.num_transitions; published runs use 3 to 6."""
+    rollout_growth: float = 2.0
+    """Each imagined step weighs so many times as much as the one before; 1: all alike."""
+    straightening_weight: float = 0.0
+    """Weight of 1 - cos of consecutive changes of the latent: straight paths make distances between latents mean something; 0: off."""
     variance_weight: float | None = None
     """vicreg, pldm: weight of the hinge on each dimension's standard deviation over the batch. This and the weights below: None is the
     objective's own, and one that an objective does not have is refused."""
@@ -185,6 +193,9 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         _at_least(0, weight=self.weight, inverse_weight=self.inverse_weight)
+        _at_least(1, rollout_model_steps=self.rollout_model_steps)
+        _at_least(0, rollout_weight=self.rollout_weight, straightening_weight=self.straightening_weight)
+        _require(self.rollout_growth > 0, f"objective.rollout_growth must be positive, got {self.rollout_growth:g}")
         _at_least(1, num_directions=self.num_directions)
         _at_least(2, num_knots=self.num_knots)
         given = {name: value for name, value in vars(self).items() if value is not None}

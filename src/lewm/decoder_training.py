@@ -10,31 +10,25 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lewm.checkpoint import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
+from lewm.checkpoint import Checkpoint, load_checkpoint
 from lewm.config_files import to_toml
 from lewm.data.clips import ClipSampler
 from lewm.data.formats.store import Store
 from lewm.data.splits import split_episodes
-from lewm.errors import TrainingError
 from lewm.evaluation.label_goals import matching_store
 from lewm.head_config import DecoderConfig
+from lewm.head_fitting import fit_head, save_with_head
 from lewm.models.decoder import LatentDecoder
 from lewm.models.heads import Head, build_head
 from lewm.run_directory import MetricsLog, check_run, prepare_run
 from lewm.schema import Observation
 from lewm.training import Progress
-from lewm.versions import hardware, versions
 
-WARMUP_FRACTION = 0.02
-GRADIENT_CLIP = 1.0
-LOG_EVERY_STEPS = 20
-NAME = "decoder"
 NUM_MEAN_BATCHES = 8
 """The mean frame that the decoder draws upon at first is that of so many batches."""
 
@@ -62,24 +56,14 @@ def train_decoder(
     head = _fresh_decoder(checkpoint, settings, sampler)
     prepare_run(out, to_toml(checkpoint.config), resume=False)
     start_s = time.monotonic()
-    _fit(head, settings, checkpoint, sampler, MetricsLog(out, first_step=0), progress() if progress else None)
-    origin = {
-        "base_checkpoint_sha256": checkpoint.sha256,
-        "dataset_sha256": store.dataset_sha256,
-        "command": command,
-        "versions": versions(),
-        "hardware": hardware(),
-        "train_seconds": round(time.monotonic() - start_s, 1),
-    }
-    save_checkpoint(
-        checkpoint_path(out, checkpoint.step),
-        checkpoint.model,
-        checkpoint.config,
-        step=checkpoint.step,
-        env=checkpoint.env,
-        provenance=checkpoint.provenance | {"heads": checkpoint.provenance.get("heads", {}) | {NAME: origin}},
-        heads=checkpoint.heads | {NAME: head},
-    )
+
+    def loss_at(step: int) -> Tensor:
+        clip = sampler.batch(step).map(lambda array: torch.from_numpy(array).to(settings.device))
+        return reconstruction_loss(head, checkpoint, clip.observations)
+
+    fit_head(head, loss_at, MetricsLog(out, first_step=0), progress() if progress else None, describe=_describe)
+    origin = {"dataset_sha256": store.dataset_sha256, "command": command, "train_seconds": round(time.monotonic() - start_s, 1)}
+    save_with_head(out, checkpoint, head, origin)
     return out
 
 
@@ -94,7 +78,7 @@ def reconstruction_loss(head: Head, checkpoint: Checkpoint, observations: Observ
 def _fresh_decoder(checkpoint: Checkpoint, settings: DecoderConfig, sampler: ClipSampler) -> Head:
     """A decoder that draws upon the mean frame of some training batches."""
     torch.manual_seed(settings.seed)
-    head = build_head(NAME, settings, checkpoint.model)
+    head = build_head(settings.NAME, settings, checkpoint.model)
     assert isinstance(head.network, LatentDecoder)
     assert head.network.background is not None
     means = [sampler.batch(step).observations.frames.mean((0, 1), dtype=np.float64) for step in range(NUM_MEAN_BATCHES)]  # B T V Y X 3
@@ -118,39 +102,5 @@ def _sampler(checkpoint: Checkpoint, store: Store, settings: DecoderConfig) -> C
     )
 
 
-def _fit(head: Head, settings: DecoderConfig, checkpoint: Checkpoint, sampler: ClipSampler, metrics: MetricsLog, progress: Progress | None) -> None:
-    optimizer = torch.optim.AdamW(head.network.parameters(), lr=settings.learning_rate, weight_decay=0.0)
-    start_s = time.monotonic()
-    head.network.train()
-    try:
-        for step in range(settings.num_steps):
-            optimizer.param_groups[0]["lr"] = settings.learning_rate * _schedule(step, settings.num_steps)
-            clip = sampler.batch(step).map(lambda array: torch.from_numpy(array).to(settings.device))
-            loss = reconstruction_loss(head, checkpoint, clip.observations)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(head.network.parameters(), GRADIENT_CLIP)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            if step % LOG_EVERY_STEPS == 0 or step + 1 == settings.num_steps:
-                values = _values(float(loss.detach()), step, time.monotonic() - start_s)
-                metrics.write(step, values)
-                if progress is not None:
-                    progress.update(step + 1, settings.num_steps, values)
-    finally:
-        head.network.eval()
-        if progress is not None:
-            progress.close()
-
-
-def _values(loss: float, step: int, elapsed_s: float) -> dict[str, Any]:
-    if not math.isfinite(loss):
-        raise TrainingError(f"the decoder's loss is {loss:g} at step {step}; lower decoder.learning_rate")
-    return {"reconstruction_loss": loss, "psnr_db": -10 * math.log10(max(loss, 1e-12)), "seconds": round(elapsed_s, 3)}
-
-
-def _schedule(step: int, num_steps: int) -> float:
-    """Share of the peak learning rate."""
-    warmup = max(1, round(WARMUP_FRACTION * num_steps))
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
+def _describe(loss: float) -> dict[str, float]:
+    return {"reconstruction_loss": loss, "psnr_db": -10 * math.log10(max(loss, 1e-12))}

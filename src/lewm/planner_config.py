@@ -10,7 +10,8 @@ from typing import Any, Literal
 from lewm.errors import ConfigError
 from lewm.setting_checks import at_least, at_most, fraction, require
 
-_SAMPLING = frozenset({"num_candidates", "candidate_schedule", "initial_std", "stop_improvement", "proposals"})
+_PROPOSED = frozenset({"proposals", "steps_to_goal"})
+_SAMPLING = _PROPOSED | {"num_candidates", "candidate_schedule", "initial_std", "stop_improvement"}
 _SMOOTHED = frozenset({"noise_smoothing", "smoothing_window_env_steps"})
 _ADAPTING = frozenset({"std_floor", "momentum", "stop_std"})
 _CEM = _SAMPLING | _SMOOTHED | _ADAPTING | {"num_elites"}
@@ -19,12 +20,20 @@ OWN_OPTIONS: dict[str, frozenset[str]] = {
     "icem": _SAMPLING | _ADAPTING | {"num_elites", "noise_exponent", "elites_kept", "candidate_decay"},
     "mppi": _SAMPLING | _SMOOTHED | _ADAPTING | {"temperature"},
     "predictive-sampling": _SAMPLING | _SMOOTHED,
-    "gradient": frozenset({"optimizer", "step_size", "num_restarts", "initial_std", "proposals"}),
+    "gradient": _PROPOSED | {"optimizer", "step_size", "num_restarts", "initial_std"},
     "cem-gradient": _CEM | {"optimizer", "step_size", "refine_iterations"},
+    "direct": _PROPOSED | {"act_every_env_steps"},
+    "guarded": _PROPOSED
+    | _SMOOTHED
+    | _ADAPTING
+    | {"guard_num_candidates", "guard_num_iterations", "guard_std", "probability_floor", "stop_improvement"},
 }
 """What each of lewm's planners knows beyond the settings that all of them share; planners of other packages are not in it and know everything."""
 PARTICULAR_OPTIONS: frozenset[str] = frozenset[str]().union(*OWN_OPTIONS.values())
-CONTINUOUS_ONLY = frozenset(OWN_OPTIONS) - {"cem"}
+ON_PROPOSALS = ("direct", "guarded")
+"""Planners that do nothing without ``proposals``."""
+SEARCHES = tuple(name for name in OWN_OPTIONS if name not in ON_PROPOSALS)
+CONTINUOUS_ONLY = frozenset(SEARCHES) - {"cem"}
 """Planners that have no meaning for discrete actions."""
 
 
@@ -99,7 +108,18 @@ class PlannerConfig:
     refine_iterations: int = 10
     """Steps of the optimiser after the search (cem-gradient)."""
     proposals: str = ""
-    """Another planner, or a head of the run that proposes plans, whose result is tried as a candidate."""
+    """Who proposes plans: another planner, a head of the run (inverse-goal, intent), or retrieval (the training action whose episode went on to
+    something like the goal). direct executes what is proposed, guarded searches around it, the others try it as a candidate."""
+    steps_to_goal: int = 15
+    """Env steps in which a head that proposes is to be at the goal: at most what it was trained on; the intent head does not ask."""
+    act_every_env_steps: int = 1
+    """Env steps between two looks at the world, at most an action block; each look decides the actions until the next (direct)."""
+    guard_num_candidates: int = 128
+    """Action sequences tried per iteration around what is proposed (guarded)."""
+    guard_num_iterations: int = 3
+    """Refits per plan (guarded)."""
+    guard_std: float = 0.5
+    """Standard deviation of the first Gaussian around the proposal, in standard deviations of the training actions (guarded)."""
     deadline_s: float | None = None
     """Seconds for a plan: when they are over, the best one so far is taken. At least one iteration is always run."""
     use_bounds: bool = True
@@ -121,6 +141,8 @@ class PlannerConfig:
         at_least(1, horizon_model_steps=self.horizon_model_steps, num_candidates=self.num_candidates, num_iterations=self.num_iterations)
         at_least(1, history_model_steps=self.history_model_steps, smoothing_window_env_steps=self.smoothing_window_env_steps)
         at_least(1, max_batch_rows=self.max_batch_rows, num_restarts=self.num_restarts, refine_iterations=self.refine_iterations)
+        at_least(1, act_every_env_steps=self.act_every_env_steps, steps_to_goal=self.steps_to_goal, guard_num_iterations=self.guard_num_iterations)
+        at_least(2, guard_num_candidates=self.guard_num_candidates)
         require(
             1 <= self.replan_every_model_steps <= self.horizon_model_steps,
             f"planner.replan_every_model_steps must be in [1, horizon_model_steps = {self.horizon_model_steps}], got {self.replan_every_model_steps}",
@@ -131,7 +153,7 @@ class PlannerConfig:
         at_least(0, noise_exponent=self.noise_exponent, stop_std=self.stop_std, stop_improvement=self.stop_improvement)
         at_least(1, candidate_decay=self.candidate_decay)
         require(self.noise_smoothing <= 1, f"planner.noise_smoothing must be in [0, 1], got {self.noise_smoothing:g}")
-        for name in ("initial_std", "temperature", "step_size", "deadline_s"):
+        for name in ("initial_std", "temperature", "step_size", "deadline_s", "guard_std"):
             value = getattr(self, name)
             require(value is None or value > 0, f"planner.{name} must be positive, got {value}")
         fraction(momentum=self.momentum)

@@ -193,6 +193,8 @@ PLANNERS = Table(
         "predictive-sampling": Entry(target="lewm.planning.sampling:PredictiveSampling", summary="the best of noisy candidates around the last plan"),
         "gradient": Entry(target="lewm.planning.gradient:Gradient", summary="any optimiser of torch on the actions, from several starts"),
         "cem-gradient": Entry(target="lewm.planning.gradient:CEMGradient", summary="CEM, then the gradient from its plan"),
+        "direct": Entry(target="lewm.planning.direct:Direct", summary="no search: what a head on the latents proposes (planner.proposals)"),
+        "guarded": Entry(target="lewm.planning.guarded:Guarded", summary="a small cem around what a head proposes: INTACT"),
     },
 )
 
@@ -231,6 +233,9 @@ HEADS = Table(
     "head",
     {
         "decoder": Entry(target="lewm.models.decoder:decoder_for", summary="draws the frame that a latent stands for; to be looked at"),
+        "inverse-goal": Entry(target="lewm.models.inverse_goal:inverse_goal_for", summary="which action to take now for a goal some env steps ahead"),
+        "intent": Entry(target="lewm.models.intent:intent_for", summary="a distribution over the next action block, given what is to change: INTACT"),
+        "distance": Entry(target="lewm.models.temporal_distance:temporal_distance_for", summary="how many env steps lie between two latents"),
     },
 )
 

@@ -1,15 +1,16 @@
-"""Inverse dynamics: what is recovered, from what, and how it is scored."""
+"""Losses beside prediction: inverse dynamics, imagination over several steps, and straight paths."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from lewm.config import Config, ConvEncoderConfig, DataConfig, ModelConfig
+from lewm.config import Config, ConvEncoderConfig, DataConfig, ModelConfig, PredictorConfig
 from lewm.errors import ConfigError
 from lewm.models.world_model import WorldModel
-from lewm.objectives.auxiliary import InverseDynamics
+from lewm.objectives.auxiliary import InverseDynamics, rollout_loss, straightening_loss
 from lewm.schema import ActionSpec, ObservationSpec
 
 CONTINUOUS = ActionSpec(kind="continuous", low=(-1.0, -1.0), high=(1.0, 1.0))
@@ -79,3 +80,53 @@ def test_the_gradient_reaches_both_latents_and_agrees_with_finite_differences(sp
 def test_data_without_actions_is_refused():
     with pytest.raises(ConfigError, match=r"objective\.inverse_weight needs actions to recover"):
         inverse(ActionSpec(kind="none"))
+
+
+def world_model() -> WorldModel:
+    torch.manual_seed(0)
+    predictor = PredictorConfig(width=8, num_layers=1, num_heads=1, head_width=8, mlp_width=8, dropout=0.0)
+    model = WorldModel(replace(CONFIG, predictor=predictor), ObservationSpec(height_px=16, width_px=16), CONTINUOUS)
+    torch.nn.init.normal_(model.predictor.blocks[0].modulation.weight, std=0.1)  # a fresh one ignores actions
+    return model.eval()
+
+
+def test_the_rollout_loss_weighs_the_error_of_each_imagined_step_by_a_power_of_the_growth():
+    model, generator = world_model(), torch.Generator().manual_seed(1)
+    latents, blocks = torch.randn(4, 4, 6, generator=generator), torch.randn(4, 3, 6, generator=generator)
+    past, total = [latents[:, 0]], 0.0
+    for k in range(3):
+        past.append(model.predict(torch.stack(past, dim=1), blocks[:, : k + 1])[:, -1])
+        error = sum((past[-1][b, d] - latents[b, k + 1, d]) ** 2 for b in range(4) for d in range(6)) / 24
+        total = total + 2.5**k * error
+    loss = rollout_loss(model, latents, blocks, num_model_steps=3, growth=2.5)
+    torch.testing.assert_close(loss, total / (1 + 2.5 + 2.5**2), rtol=1e-5, atol=1e-6)
+
+
+def test_a_shorter_rollout_does_not_see_what_comes_later():
+    model, generator = world_model(), torch.Generator().manual_seed(1)
+    latents, blocks = torch.randn(4, 4, 6, generator=generator), torch.randn(4, 3, 6, generator=generator)
+    changed = torch.cat([latents[:, :3], latents[:, 3:] + 1], dim=1)
+    losses = [rollout_loss(model, each, blocks, num_model_steps=2, growth=2.0) for each in (latents, changed)]
+    assert torch.equal(*losses)
+
+
+def test_the_straightening_loss_is_one_minus_the_cosine_of_consecutive_changes():
+    latents, total = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64), 0.0
+    for b in range(3):
+        for t in range(2):
+            one, other = latents[b, t + 1] - latents[b, t], latents[b, t + 2] - latents[b, t + 1]
+            total = total + 1 - (one @ other) / (one.norm() * other.norm())
+    torch.testing.assert_close(straightening_loss(latents), total / 6)
+
+
+@pytest.mark.parametrize(("places", "expected"), [([0.0, 1.0, 3.0, 4.0], 0.0), ([0.0, 1.0, 0.0, 1.0], 2.0)])
+def test_straight_paths_cost_nothing_and_turning_back_costs_two(places, expected):
+    assert float(straightening_loss(torch.tensor(places)[None, :, None] * torch.ones(1, 1, 3))) == pytest.approx(expected, abs=1e-6)
+
+
+def test_gradients_of_the_auxiliary_losses_agree_with_finite_differences():
+    model, generator = world_model().double(), torch.Generator().manual_seed(3)
+    latents = torch.randn(2, 4, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    blocks = torch.randn(2, 3, 6, generator=generator, dtype=torch.float64)
+    assert torch.autograd.gradcheck(straightening_loss, (latents,))
+    assert torch.autograd.gradcheck(lambda each: rollout_loss(model, each, blocks, num_model_steps=3, growth=2.0), (latents,))

@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 from lewm.config import Config, ConvEncoderConfig, ModelConfig, ObjectiveConfig, PredictorConfig
+from lewm.errors import ConfigError
 from lewm.models.world_model import WorldModel
+from lewm.objectives.auxiliary import rollout_loss, straightening_loss
+from lewm.objectives.baselines import NoneObjective
 from lewm.objectives.prediction import LeWMObjective
 from lewm.objectives.sigreg import random_directions, sigreg
 from lewm.schema import ActionSpec, Clip, Observation, ObservationSpec
@@ -20,9 +23,9 @@ CONFIG = Config(
 )
 
 
-def objective(weight: float = 0.3, seed: int = 0, inverse_weight: float = 0.0) -> LeWMObjective:
+def objective(weight: float = 0.3, seed: int = 0, inverse_weight: float = 0.0, config: Config | None = None) -> LeWMObjective:
     torch.manual_seed(0)
-    config = replace(CONFIG, objective=replace(CONFIG.objective, weight=weight, inverse_weight=inverse_weight))
+    config = config or replace(CONFIG, objective=replace(CONFIG.objective, weight=weight, inverse_weight=inverse_weight))
     specs = ObservationSpec(height_px=16, width_px=16), ActionSpec(kind="continuous", low=(-1.0, -1.0), high=(1.0, 1.0))
     return LeWMObjective(config, WorldModel(config, *specs), seed=seed)
 
@@ -92,6 +95,42 @@ def test_an_inverse_weight_adds_that_multiple_of_recovering_the_normalised_actio
     inverse_loss = model.inverse(model.world_model.encode(clip().observations), normalised.flatten(2))
     torch.testing.assert_close(terms["inverse_loss"], inverse_loss.detach())
     torch.testing.assert_close(loss, plain(clip(), 5)[0] + 0.7 * inverse_loss)
+
+
+def test_rollout_and_straightening_weights_add_those_multiples_of_their_losses():
+    config = replace(CONFIG, objective=replace(CONFIG.objective, rollout_weight=0.7, rollout_model_steps=2, straightening_weight=0.4))
+    plain, model = objective().eval(), objective(config=config).eval()
+    loss, terms = model(clip(), 5)
+    latents = model.world_model.encode(clip().observations)
+    rollout, straightening = rollout_loss(model.world_model, latents, clip().blocks, num_model_steps=2, growth=2.0), straightening_loss(latents)
+    torch.testing.assert_close(terms["rollout_loss"], rollout.detach())
+    torch.testing.assert_close(terms["straightening_loss"], straightening.detach())
+    torch.testing.assert_close(loss, plain(clip(), 5)[0] + 0.7 * rollout + 0.4 * straightening)
+
+
+def test_auxiliary_losses_without_a_weight_are_not_computed(monkeypatch):
+    for name in ("rollout_loss", "straightening_loss"):
+        monkeypatch.setattr(f"lewm.objectives.prediction.{name}", None)  # calling it would fail
+    assert set(objective()(clip(), 0)[1]) == {"prediction_loss", "sigreg"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rollout_weight": 1.0, "rollout_model_steps": 4}, r"rollout_model_steps \(4\) must be at most data\.num_transitions \(3\)"),
+        ({"rollout_weight": 1.0, "rollout_growth": 0.0}, r"objective\.rollout_growth must be positive"),
+        ({"straightening_weight": -1.0}, r"straightening_weight must be at least 0"),
+    ],
+)
+def test_auxiliary_settings_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        objective(config=replace(CONFIG, objective=replace(CONFIG.objective, **settings)))
+
+
+def test_an_objective_without_an_auxiliary_loss_refuses_its_weight():
+    config = replace(CONFIG, objective=replace(CONFIG.objective, name="none", straightening_weight=0.1))
+    with pytest.raises(ConfigError, match="objective 'none' has no straightening_weight"):
+        NoneObjective(config, objective().world_model, seed=0)
 
 
 def test_without_an_inverse_weight_there_is_nothing_to_train_but_the_world_model():

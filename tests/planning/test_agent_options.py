@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lewm.config_files import from_dict, load_preset, to_dict
 from lewm.errors import PlanningError
 from lewm.models.world_model import WorldModel
-from lewm.planner_config import OWN_OPTIONS, PlannerConfig
+from lewm.planner_config import SEARCHES, PlannerConfig
 from lewm.planning.base import LinearReadout
 from lewm.planning.mpc import MPCPolicy
 from lewm.schema import ActionSpec, Observation, ObservationSpec
@@ -58,7 +58,7 @@ class Far(nn.Module):
         return 100 - latents.sum(-1)
 
 
-@pytest.mark.parametrize("name", OWN_OPTIONS)
+@pytest.mark.parametrize("name", SEARCHES)
 def test_an_episode_is_planned_alone_as_in_company_over_several_plans(name):
     policy = make_policy(name, precision="64-true", use_warm_start=True)
     together, _ = act(policy, 6)

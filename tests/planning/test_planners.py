@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lewm.config import PlannerConfig
 from lewm.errors import ConfigError, PlanningError
-from lewm.planner_config import OWN_OPTIONS
+from lewm.planner_config import SEARCHES
 from lewm.planning.base import BlockSpace, Plan, Trace
 from lewm.planning.gradient import optimizer_class
 from lewm.planning.noise import coloured_noise
@@ -51,13 +51,13 @@ def search(config: PlannerConfig, cost=None, seeds=SEEDS, space=SPACE, **options
     return PLANNERS.load(config.name)(config).plan(cost or bowl(targets()), space, horizon_model_steps=HORIZON, seeds=seeds, **options)
 
 
-@pytest.mark.parametrize("name", OWN_OPTIONS)
+@pytest.mark.parametrize("name", SEARCHES)
 def test_every_planner_finds_the_bottom_of_a_bowl(name):
     white = {"noise_exponent": 0.0} if name == "icem" else {}  # the bottom is no smooth plan
     assert search(settings(name, **white)).cost.max() < REACH[name]
 
 
-@pytest.mark.parametrize("name", OWN_OPTIONS)
+@pytest.mark.parametrize("name", SEARCHES)
 def test_every_planner_keeps_to_the_bounds_and_finds_a_minimum_there(name):
     config = settings(name, num_iterations=80)
     high = torch.tensor([1.0, 2.0]).repeat(5)
@@ -66,7 +66,7 @@ def test_every_planner_keeps_to_the_bounds_and_finds_a_minimum_there(name):
     assert (high - plan.blocks).mean() < 0.1
 
 
-@pytest.mark.parametrize("name", OWN_OPTIONS)
+@pytest.mark.parametrize("name", SEARCHES)
 def test_an_episode_gets_the_same_plan_alone_and_in_a_batch_of_64(name):
     config = settings(name, num_iterations=6, precision="64-true")
     goals, seeds = targets(64, torch.float64), [(100 + episode, episode % 3) for episode in range(64)]
@@ -92,7 +92,7 @@ def test_a_search_stops_when_its_gaussian_is_narrow():
     assert search(settings("cem", stop_std=1e-9)).num_iterations == 40
 
 
-@pytest.mark.parametrize("name", OWN_OPTIONS)
+@pytest.mark.parametrize("name", SEARCHES)
 def test_candidates_whose_cost_is_nan_are_never_chosen(name):
     """NaN on one side of a line through the start: what is found is on the other, though the bowl's bottom is not."""
     side = torch.full((3, HORIZON, A), -0.5)
@@ -106,19 +106,19 @@ def test_candidates_whose_cost_is_nan_are_never_chosen(name):
     assert (plan.blocks[:, 0, 0] >= -0.2 - 1e-6).all()
 
 
-@pytest.mark.parametrize("name", OWN_OPTIONS)
+@pytest.mark.parametrize("name", SEARCHES)
 def test_costs_that_are_all_nan_are_an_error(name):
     with pytest.raises(PlanningError, match="every candidate has a cost that is not a number"):
         search(settings(name), lambda candidates: candidates.sum((-1, -2)) * torch.nan)
 
 
-@pytest.mark.parametrize("name", [name for name in OWN_OPTIONS if name != "cem"])
+@pytest.mark.parametrize("name", [name for name in SEARCHES if name != "cem"])
 def test_planners_of_continuous_actions_refuse_choices_by_name(name):
     with pytest.raises(PlanningError, match=rf"planner '{name}' searches continuous actions.*use 'cem'"):
         search(settings(name), space=CHOICES)
 
 
-@pytest.mark.parametrize("name", OWN_OPTIONS)
+@pytest.mark.parametrize("name", SEARCHES)
 def test_a_planner_setting_is_a_deadline_too(name):
     plan = search(settings(name, deadline_s=1e-9))
     assert plan.num_iterations == 1
@@ -130,7 +130,7 @@ def test_planners_that_return_the_best_candidate_never_lose_a_proposal_that_is_t
     assert search(settings(name, num_iterations=8), proposals=targets()[:, None]).cost.max() < 1e-10
 
 
-@pytest.mark.parametrize("name", OWN_OPTIONS)
+@pytest.mark.parametrize("name", SEARCHES)
 def test_a_proposal_that_is_nan_is_none(name):
     config = settings(name, num_iterations=3)
     nothing = torch.full((3, 1, HORIZON, A), torch.nan)

@@ -21,7 +21,7 @@ from lewm.config import Config, PlannerConfig
 from lewm.config_files import load_preset
 from lewm.models.official import official_names
 from lewm.models.world_model import WorldModel
-from lewm.planner_config import OWN_OPTIONS
+from lewm.planner_config import SEARCHES
 from lewm.planning.base import Cost, Planner
 from lewm.planning.costs import ImaginedCost, Rollout
 from lewm.planning.mpc import MPCPolicy
@@ -62,7 +62,7 @@ def _laptop_cases(options: BenchOptions) -> list[Case]:
         planner = dataclasses.replace(planner, num_candidates=8, num_elites=2, num_iterations=2)
     model = model_that_acts(config)
     cases = []
-    for name in OWN_OPTIONS:
+    for name in SEARCHES:
         few = {"refine_iterations": 1} if options.is_quick and name == "cem-gradient" else {}
         policy = MPCPolicy(model, planner.switched(name, **few))
         batches = {2: 1} if options.is_quick else {1: 10, 16: 2} | ({64: 1} if name == "cem" else {})  # a round plans for all of them

@@ -43,8 +43,9 @@ class SuccessArguments:
     policy_option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """KEY=VALUE for a scripted policy, repeatable."""
     data: Path | None = None
-    """Training set: needed where goals are compared by labels (--planner.goal), which a probe fitted on it reads off the latents, and by the
-    protocols whose pairs are its rows (default there: the run's own, if it is still where it was)."""
+    """Training set: needed where goals are compared by labels (--planner.goal), which a probe fitted on it reads off the latents, where actions are
+    taken from it (--planner.proposals retrieval), and by the protocols whose pairs are its rows (default there: the run's own, if it is still
+    there)."""
     device: Literal["cpu", "cuda", "mps"] = "cpu"
     """Where to plan."""
     json: Path | None = None

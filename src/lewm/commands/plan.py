@@ -80,23 +80,23 @@ def plan(words: Sequence[str]) -> None:
 def _planned(
     arguments: PlanArguments, checkpoint: "Checkpoint", store: "Store | None"
 ) -> "tuple[PlannedWay, tuple[Observation[np.ndarray], Observation[np.ndarray] | None]]":
+    from lewm.evaluation.agents import agent_of
     from lewm.evaluation.label_goals import compare_goals, kind_of_comparison
     from lewm.evaluation.plan_frames import frame_of
     from lewm.evaluation.single_plan import PlannedWay, data_latents, encoded, plan_way, trust, wanted_labels
-    from lewm.planning.mpc import MPCPolicy
 
-    spec, planner, heads = checkpoint.model.observation_spec, arguments.planner, checkpoint.head_networks
+    spec, planner = checkpoint.model.observation_spec, arguments.planner
     start = frame_of(arguments.start, spec, store, is_resized=arguments.resize, is_still=False)
     if "=" in arguments.goal and not Path(arguments.goal).exists():
         if store is None:
             raise ConfigError("a goal of labels needs --data DIR (the training set), on which a probe of them is fitted")
         readout, goal = wanted_labels(checkpoint, store, parse_labels(arguments.goal))
-        policy, goal_frame = MPCPolicy(checkpoint.model, planner.switched(planner.name, goal="labels"), readout, heads=heads), None
+        policy, goal_frame = agent_of(checkpoint, planner.switched(planner.name, goal="labels"), readout, arguments.data), None
     else:
         env, options = checkpoint.env.get("name"), dict(checkpoint.env.get("options", {}))
         data = arguments.data if kind_of_comparison(planner, env) == "labels" else None
         comparison = compare_goals(checkpoint, planner, env, options, data)
-        policy = MPCPolicy(checkpoint.model, planner, comparison.readout, heads=heads)
+        policy = agent_of(checkpoint, planner, comparison.readout, arguments.data)
         goal_frame = frame_of(arguments.goal, spec, store, is_resized=arguments.resize, is_still=True)
         latent = encoded(policy, goal_frame)
         goal = latent if policy.readout is None else policy.readout.read(latent)

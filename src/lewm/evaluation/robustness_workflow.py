@@ -10,12 +10,12 @@ from lewm.checkpoint import Checkpoint, load_checkpoint
 from lewm.config import PlannerConfig
 from lewm.envs.base import make_batch
 from lewm.errors import ConfigError
+from lewm.evaluation.agents import agent_of
 from lewm.evaluation.conditions import check_severities, corruption_names, perturbation_names
 from lewm.evaluation.label_goals import compare_goals, kind_of_comparison, matching_store
 from lewm.evaluation.robustness import SEVERITIES, evaluate_robustness, unseen_layouts, without_simulator
 from lewm.evaluation.robustness_probe import probe_corruptions
 from lewm.evaluation.workflow import check_actions, training_seeds, world_of
-from lewm.planning.mpc import MPCPolicy
 from lewm.versions import versions
 
 
@@ -61,7 +61,7 @@ def try_run(
     comparison = compare_goals(checkpoint, planner, name, options, data if is_by_labels else None)
     seeds = training_seeds(checkpoint)
     return evaluate_robustness(
-        MPCPolicy(checkpoint.model, planner, comparison.readout),
+        agent_of(checkpoint, planner, comparison.readout, data),
         env=name,
         env_options=options,
         perturbations=perturbations,

@@ -14,8 +14,8 @@ from lewm.checkpoint import load_checkpoint
 from lewm.envs.base import GoalEnvBatch
 from lewm.envs.policies import RandomPolicy, check_env_step, check_reset
 from lewm.errors import CheckpointError, DataError, EnvError
+from lewm.evaluation.agents import agent_of
 from lewm.evaluation.label_goals import compare_goals, is_same_env
-from lewm.planning.mpc import MPCPolicy
 from lewm.seeds import episode_seed
 
 NOISE_STREAM = 5
@@ -57,7 +57,7 @@ class RunPolicy:
         found = comparison.about.get("dataset_sha256")
         if found is not None and data_sha256 not in (None, found):
             raise DataError(_has_changed(f"dataset {data!r}", found, data_sha256))
-        self._agent = MPCPolicy(checkpoint.model, planner, comparison.readout, heads=checkpoint.head_networks)
+        self._agent = agent_of(checkpoint, planner, comparison.readout, data)
         self._options = {"path": self._path, "checkpoint_sha256": checkpoint.sha256, "action_noise": action_noise}
         self._options |= {"new_goal_env_steps": new_goal_env_steps, "data": data}
         self._options |= {} if found is None else {"data_sha256": found}

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from lewm.checkpoint import Checkpoint, load_checkpoint
 from lewm.config import PlannerConfig
 from lewm.data.episodes import EpisodeStore
 from lewm.envs.base import make_batch
 from lewm.errors import ConfigError, DataError
+from lewm.evaluation.agents import agent_of, head_of
 from lewm.evaluation.atari_table import atari_table
 from lewm.evaluation.dataset_protocols import protocol_options, protocol_planner
 from lewm.evaluation.label_goals import compare_goals, kind_of_comparison, matching_store
@@ -67,7 +67,8 @@ def evaluate(
     (protocol ``official``: to LeWorldModel's), ``env`` to the world of its data, whose options ``env_options`` and the protocol change.
     ``ConfigError`` for a world with other actions than the run's; an env step of another length is allowed where ``env_options`` say so, and the
     result then records the trained one as ``planner.trained_action_repeat``.
-    ``data`` (the training set) is needed where goals are compared by labels (``planner.goal``): a probe of them is fitted on it. The pairs of every
+    ``data`` (the training set) is needed where goals are compared by labels (``planner.goal``): a probe of them is fitted on it; and where
+    actions are retrieved from it (``planner.proposals``). The pairs of every
     protocol but ``heldout`` are rows of it; there it defaults to the run's own training set, if that is still where it was. ``prepared`` are
     the pairs of these very settings with their floors, made before; single plans of ``num_latency_episodes`` are timed afterwards.
     """
@@ -81,7 +82,7 @@ def evaluate(
     is_data_for_goals = protocol == HELDOUT or kind_of_comparison(planner, name) == "labels"
     comparison = compare_goals(checkpoint, planner, name, options, data if is_data_for_goals else None)
     return evaluate_success(
-        MPCPolicy(checkpoint.model, planner, comparison.readout, heads=checkpoint.head_networks),
+        agent_of(checkpoint, planner, comparison.readout, data),
         env=name,
         env_options=options,
         distances=distances,
@@ -112,7 +113,7 @@ def load_policy(run: Path | str, *, planner: PlannerConfig | None = None, data: 
     checkpoint = load_checkpoint(run, device)
     planner = planner or checkpoint.config.planner
     comparison = compare_goals(checkpoint, planner, checkpoint.env.get("name"), dict(checkpoint.env.get("options", {})), data)
-    return MPCPolicy(checkpoint.model, planner, comparison.readout, heads=checkpoint.head_networks)
+    return agent_of(checkpoint, planner, comparison.readout, data)
 
 
 def evaluate_latents(
@@ -125,7 +126,7 @@ def evaluate_latents(
     checkpoint = load_checkpoint(run, device)
     store = matching_store(checkpoint, data)
     if name in NEEDED_HEADS:
-        options[NEEDED_HEADS[name]] = _head(checkpoint, NEEDED_HEADS[name])
+        options[NEEDED_HEADS[name]] = head_of(checkpoint, NEEDED_HEADS[name])
     if peer is not None:
         other = load_checkpoint(peer, device)
         matching_store(other, data)
@@ -227,15 +228,6 @@ def check_actions(checkpoint: Checkpoint, name: str, options: dict[str, Any], ex
         raise ConfigError(f"{difference}: give --env-option action_repeat={trained.action_repeat} (Atari: frame_skip), or the one that you mean")
     logger.warning("%s: env steps of another length, as asked for", difference)
     return {"trained_action_repeat": trained.action_repeat}
-
-
-def _head(checkpoint: Checkpoint, name: str) -> nn.Module:
-    """``ConfigError`` that says how to train it if the checkpoint has no such head."""
-    if name not in checkpoint.heads:
-        raise ConfigError(
-            f"checkpoint {str(checkpoint.path)!r} has no {name}: `lewm train --from {checkpoint.path} --stage {name} --data DIR --out RUN` trains one"
-        )
-    return checkpoint.heads[name].network
 
 
 def _own_training_set(checkpoint: Checkpoint, run: Path) -> Path | None:

@@ -8,6 +8,7 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lewm.errors import ConfigError
 from lewm.models.world_model import WorldModel
@@ -45,3 +46,41 @@ class InverseDynamics(nn.Module):
         num_choices = self.action_spec.num_choices
         log_chances = recovered.reshape(-1, num_choices).log_softmax(-1)  # [B T N, a]
         return -(targets.reshape(-1, num_choices) * log_chances).sum(-1).mean() / math.log(num_choices)
+
+
+def rollout_loss(
+    model: WorldModel, latents: Float[Tensor, "B _ D"], blocks: Float[Tensor, "B T A"], *, num_model_steps: int, growth: float
+) -> Float[Tensor, ""]:
+    """The squared error of what is imagined open-loop from the first latent, in which step k weighs growth^(k - 1); weights add up to 1.
+
+    sum_k w_k mean (p_k - z_k)^2 with w_k = growth^(k - 1) / sum_j growth^(j - 1), k = 1 .. ``num_model_steps``, with a gradient through targets too
+    (LoRe, arXiv 2609.37644: weights that grow exponentially over 3 to 6 steps). ``latents`` are a clip's, [B, T+1, D].
+    """
+    imagined = model.rollout(latents[:, :1], blocks[:, :0], blocks[:, None, :num_model_steps])[:, 0]  # [B, K, D]
+    difference = imagined - latents[:, 1 : num_model_steps + 1]
+    errors = difference.to(torch.promote_types(difference.dtype, torch.float32)).square().mean((0, 2))
+    weights = growth ** torch.arange(num_model_steps, device=errors.device, dtype=errors.dtype)
+    return (weights * errors).sum() / weights.sum()
+
+
+def straightening_loss(latents: Float[Tensor, "B T D"]) -> Float[Tensor, ""]:
+    """Mean of 1 - cos(v_t, v_{t+1}) with v_t = z_{t+1} - z_t: 0 for latents that move along straight lines, 2 for those that turn back."""
+    changes = latents.diff(dim=1).float() if latents.dtype != torch.float64 else latents.diff(dim=1)
+    return (1 - functional.cosine_similarity(changes[:, :-1], changes[:, 1:], dim=-1)).mean()
+
+
+def check_rollout(num_model_steps: int, num_transitions: int) -> None:
+    """``ConfigError`` if more model steps are to be imagined than a clip has."""
+    if num_model_steps > num_transitions:
+        raise ConfigError(
+            f"objective.rollout_model_steps ({num_model_steps}) must be at most data.num_transitions ({num_transitions}), the blocks of a clip; "
+            "raise data.num_transitions and model.history_model_steps"
+        )
+
+
+def check_straightening(num_transitions: int) -> None:
+    """``ConfigError`` for clips in which nothing can turn."""
+    if num_transitions < 2:
+        raise ConfigError(
+            f"objective.straightening_weight compares consecutive changes: data.num_transitions must be at least 2, got {num_transitions}"
+        )

@@ -13,6 +13,8 @@ from lewm.models.world_model import WorldModel
 from lewm.objectives.sigreg import Reduce
 from lewm.schema import Clip
 
+AUXILIARY_WEIGHTS = ("rollout_weight", "straightening_weight")
+"""Names in ``config.objective`` that are 0 unless asked for, and that only objectives which name them as tunable have."""
 OPTIONAL_SETTINGS = tuple(field.name for field in dataclasses.fields(ObjectiveConfig) if field.default is None)
 
 
@@ -41,6 +43,9 @@ class Objective(nn.Module, ABC):
         if refused:
             own = f"it has {', '.join(self.settings)}" if self.settings else "it has no such settings"
             raise ConfigError(f"objective {self.config.name!r} has no setting {refused[0]!r}: {own}; leave it out")
+        unknown = [name for name in AUXILIARY_WEIGHTS if getattr(self.config, name) > 0 and name not in self.tunable_weights]
+        if unknown:
+            raise ConfigError(f"objective {self.config.name!r} has no {unknown[0]}: 'lewm' and its sigreg variants have; leave it at 0")
         self.world_model = world_model
         self.seed = seed
         self.reduce = reduce

@@ -67,11 +67,12 @@ class MPCPolicy:
     The planner's settings come from the run and can be overridden by name. Planning happens every ``replan_every_model_steps``; in between the
     plan's blocks are executed without looking, unless the model uses a history, whose observations are taken every ``action_block`` env steps.
     With a ``readout`` the goals are compared by the labels that it reads off the latents (unless ``config.goal`` is ``latent``), without one as
-    whole latents. ``heads`` are the run's networks on latents, by name, for ``planner.distance`` and ``planner.proposals``.
+    whole latents. ``heads`` are the run's networks on latents (or others who act on them), by name, for ``planner.distance`` and
+    ``planner.proposals``.
     """
 
     def __init__(
-        self, model: WorldModel, config: PlannerConfig, readout: LinearReadout | None = None, *, heads: Mapping[str, nn.Module] | None = None
+        self, model: WorldModel, config: PlannerConfig, readout: LinearReadout | None = None, *, heads: Mapping[str, Any] | None = None
     ) -> None:
         if config.history_model_steps > model.history_model_steps:
             raise PlanningError(
@@ -89,9 +90,13 @@ class MPCPolicy:
         self.rollout: Rollout = torch.compile(self.model.rollout) if config.use_compile else self.model.rollout
         self.readout = None if config.goal == "latent" else readout
         self.planner: Planner = PLANNERS.load(config.name)(config)
-        heads = {name: as_precise(head, config.precision) for name, head in (heads or {}).items()}
-        self.distance = LabelDistance(readout=self.readout) if self.readout is not None else distance_of(config, heads)
-        self.propose = proposer_of(config, heads)
+        self.heads = {name: as_precise(head, config.precision) if isinstance(head, nn.Module) else head for name, head in (heads or {}).items()}
+        self.distance = LabelDistance(readout=self.readout) if self.readout is not None else distance_of(config, self.heads)
+        if self.readout is not None and config.proposals in self.heads:
+            raise PlanningError(
+                f"planner.proposals {config.proposals!r} acts towards latents, and goals are compared by labels here: set planner.goal to 'latent'"
+            )
+        self.propose = proposer_of(config, self.heads)
         mean, std = model.action_statistics()
         self.space = BlockSpace(action_spec=model.action_spec, action_block=model.action_block, mean=mean, std=std)
 
@@ -227,6 +232,7 @@ class MPCPolicy:
             state.goals,
             seeds=list(zip(state.seeds.tolist(), state.num_plans.tolist(), strict=True)),
             initial=self._rest_of_plan(state) if self.config.use_warm_start else None,
+            previous=self._executed(state),
             elites=None if state.elites is None else self._rest_of_elites(state.elites),
         )
 
@@ -239,14 +245,22 @@ class MPCPolicy:
         *,
         seeds: Sequence[tuple[int, int]],
         initial: Float[Tensor, "E T A"] | None = None,
+        previous: Float[Tensor, "E A"] | None = None,
         elites: Float[Tensor, "E K T A"] | None = None,
     ) -> Plan:
-        """One plan per episode from past latents and the blocks between them; ``seeds`` and ``initial`` as in ``Planner.plan``."""
+        """One plan per episode from past latents and the blocks between them; ``seeds`` and ``initial`` as in ``Planner.plan``.
+
+        ``previous`` is the block executed before, for those who propose; without one the episode begins here.
+        """
         begun_s, deadline_s = time.monotonic(), self.config.deadline_s
         cost, steps = self.cost(context, past_blocks, goals), self.config.horizon_model_steps
         proposals = [] if elites is None else [elites]
         if self.propose is not None:
-            proposals.append(self.propose(ProposalRequest(cost, self.space, steps, seeds, initial, context, past_blocks, goals)))
+            before = context.new_zeros(len(context), self.space.block_dimension) if previous is None else previous
+            request = ProposalRequest(
+                cost, self.space, steps, seeds, initial, context, past_blocks, goals, before, self.rollout, self.model.history_model_steps
+            )
+            proposals.append(self.propose(request))
         return self.planner.plan(
             cost,
             self.space,
@@ -268,6 +282,12 @@ class MPCPolicy:
         if config.action_penalty > 0 or config.smoothness_penalty > 0:
             terms.append(ActionTerm(space=self.space, action_penalty=config.action_penalty, smoothness_penalty=config.smoothness_penalty))
         return ImaginedCost(self.rollout, context, past_blocks, terms, max_batch_rows=config.max_batch_rows, precision=config.precision)
+
+    def _executed(self, state: PolicyState) -> Float[Tensor, "E A"]:
+        """The last block of each old plan that was executed; zeros before an episode's first plan."""
+        has_plan = torch.from_numpy(state.num_plans > 0).to(self.device)[:, None]
+        executed = self.space.executable(state.plan[:, self.config.replan_every_model_steps - 1])
+        return torch.where(has_plan, executed, torch.zeros_like(executed))
 
     def _rest_of_elites(self, elites: Float[Tensor, "E K T A"]) -> Float[Tensor, "E K T A"]:
         """The elites of the old plan, shifted like the plan itself; NaN stays NaN throughout."""

@@ -36,6 +36,8 @@ class GoalTerm:
 
     def __call__(self, imagined: Float[Tensor, "e S T D"], candidates: Float[Tensor, "e S T A"], episodes: slice) -> Float[Tensor, "e S"]:
         """See ``Term``."""
+        if self.kind == "last" and self.mean_weight == 0:
+            imagined = imagined[:, :, -1:]  # nobody asks about the others, and a head is not free
         distances = distances_to(self.goals[episodes], imagined, self.distance)
         return reduce_over_horizon(distances, self.kind, self.prefix_power) + self.mean_weight * distances.mean(-1)
 

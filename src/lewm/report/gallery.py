@@ -7,6 +7,7 @@ from typing import Any
 from lewm.checkpoint import Checkpoint, load_checkpoint
 from lewm.evaluation.probing import POSITION_LABELS
 from lewm.planning.mpc import MPCPolicy
+from lewm.planning.proposing import needed_heads
 from lewm.report.evidence import Evidence, SuccessRow
 from lewm.report.films import episode_film, gif_bytes, grid_film, png_bytes
 from lewm.report.imagination import imagination_film, imagination_words, imagine
@@ -54,9 +55,9 @@ def make_gallery(evidence: Evidence) -> Gallery:
         control_latents = sample_latents(load_checkpoint(control.run))
     can_mark = evidence.env in WORLD_SIDES_PX and set(POSITION_LABELS) <= set(latents.label_names)
     # Elsewhere nothing that a model imagines could be shown, so nothing is planned again.
-    imagining = (
-        (MPCPolicy(checkpoint.model, checkpoint.config.planner), latents.probe()) if can_mark and checkpoint.config.planner.goal != "labels" else ()
-    )
+    planner = checkpoint.config.planner
+    can_plan = can_mark and planner.goal != "labels" and not needed_heads(planner)
+    imagining = (MPCPolicy(checkpoint.model, planner), latents.probe()) if can_plan else ()
 
     def replay(result: dict[str, Any], *pairs: str) -> list[Replay]:
         return replay_episodes(result, pairs, *imagining)
