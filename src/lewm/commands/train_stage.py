@@ -13,7 +13,7 @@ from lewm.head_config import HEAD_CONFIGS, DecoderConfig, DistanceConfig, HeadCo
 
 NEXT = {
     "decoder": "lewm eval reconstruction {run} --data {data}",
-    "inverse-goal": "lewm eval success {run} --planner.name direct",
+    "inverse-goal": "lewm eval success {run} --planner.name direct --planner.proposals inverse-goal",
     "intent": "lewm eval success {run} --planner.name guarded --planner.proposals intent",
     "distance": "lewm eval success {run} --planner.distance distance --planner.mean-weight 1",
 }
