@@ -130,29 +130,29 @@ class Table:
 ENVS = Table(
     "env",
     {
-        "two-room": Entry(target="lewm.envs.two_room:TwoRoom", summary="a dot, two rooms and a door: the paper's navigation task"),
+        "two-room": Entry(target="lewm.envs.two_room.env:TwoRoom", summary="a dot, two rooms and a door: the paper's navigation task"),
         "push-t": Entry(
-            target="lewm.envs.push_t:PushT",
+            target="lewm.envs.push_t.env:PushT",
             summary="push a T-shaped block to where the goal has it, actions around the pusher: the paper's manipulation task",
             extra="push-t",
             needs=("pymunk",),
         ),
         "push-t-absolute": Entry(
-            target="lewm.envs.push_t:PushTAbsolute",
+            target="lewm.envs.push_t.env:PushTAbsolute",
             summary="Push-T with actions that are places on the table: the gym-pusht package, state for state",
             extra="push-t",
             needs=("pymunk",),
         ),
         "dmc/": Entry(
-            target="lewm.envs.dmc:task_env",
-            members="lewm.envs.dmc:task_names",
+            target="lewm.envs.dmc.env:task_env",
+            members="lewm.envs.dmc.env:task_names",
             summary="dmc/<domain>-<task>: every task of the DeepMind Control Suite, such as dmc/reacher-easy",
             extra="dmc",
             needs=("dm-control",),
         ),
         "atari/": Entry(
-            target="lewm.envs.atari:game_env",
-            members="lewm.envs.atari:game_names",
+            target="lewm.envs.atari.env:game_env",
+            members="lewm.envs.atari.env:game_names",
             summary="atari/<game>: every game of the Arcade Learning Environment, such as atari/pong",
             extra="atari",
             needs=("ale-py",),
@@ -163,8 +163,8 @@ ENVS = Table(
             summary="stress/<kind>/<env>: any world with a nuisance over its frames, such as stress/distractor/two-room",
         ),
         "ogbench/": Entry(
-            target="lewm.envs.ogbench:member_env",
-            members="lewm.envs.ogbench:member_names",
+            target="lewm.envs.ogbench.env:member_env",
+            members="lewm.envs.ogbench.env:member_names",
             summary="ogbench/<env>: OGBench's arm among objects and its mazes, such as ogbench/cube-single and ogbench/pointmaze-medium",
             extra="ogbench",
             needs=("ogbench",),

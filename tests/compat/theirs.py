@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 import swm_like
 
-from lewm.envs.two_room import TwoRoom
+from lewm.envs.two_room.env import TwoRoom
 
 try:
     import stable_worldmodel

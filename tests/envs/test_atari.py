@@ -9,8 +9,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import lewm
-from lewm.envs.atari import game_env, game_names
-from lewm.envs.atari_batch import AtariBatch
+from lewm.envs.atari.batch import AtariBatch
+from lewm.envs.atari.env import game_env, game_names
 from lewm.envs.policies import BlockRandomPolicy
 from lewm.errors import EnvError, UnknownNameError
 

@@ -7,8 +7,8 @@ from ale_py.vector_env import AtariVectorEnv
 from PIL import Image
 
 import lewm
-from lewm.envs.atari_emulator import BOOT_FRAMES
-from lewm.envs.atari_frames import FrameMaker, area_mean, area_taps, palette
+from lewm.envs.atari.emulator import BOOT_FRAMES
+from lewm.envs.atari.frames import FrameMaker, area_mean, area_taps, palette
 from lewm.errors import EnvError
 
 pytestmark = pytest.mark.atari

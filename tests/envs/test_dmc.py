@@ -10,10 +10,10 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from lewm.envs.base import EpisodeError, make_batch, make_env
-from lewm.envs.dmc import task_env, task_names
-from lewm.envs.dmc_goals import FAR_TOLERANCES, GOALS, LabelTable, Predicate
-from lewm.envs.dmc_simulator import Simulator, load_suite
-from lewm.envs.dmc_states import pack
+from lewm.envs.dmc.env import task_env, task_names
+from lewm.envs.dmc.goals import FAR_TOLERANCES, GOALS, LabelTable, Predicate
+from lewm.envs.dmc.simulator import Simulator, load_suite
+from lewm.envs.dmc.states import pack
 from lewm.errors import EnvError, UnknownNameError
 
 pytestmark = pytest.mark.mujoco

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lewm.envs.base import make_batch
-from lewm.envs.dmc_policies import POLICIES, ReacherExpert, ReacherNoiselessExpert
+from lewm.envs.dmc.policies import POLICIES, ReacherExpert, ReacherNoiselessExpert
 from lewm.envs.policies import OUPolicy
 from lewm.errors import EnvError
 from lewm.schema import ActionSpec

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lewm.envs.mujoco_meshes import merged
+from lewm.envs.mujoco.meshes import merged
 
 SQUARE = np.array([[0.1, 0.1, 0], [5.1, 0.1, 0], [5.1, 5.1, 0], [0.1, 5.1, 0], [0.2, 0.1, 0]])
 

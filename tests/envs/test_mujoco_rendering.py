@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lewm.envs.base import make_batch
-from lewm.envs.dmc_simulator import Simulator
-from lewm.envs.mujoco_rendering import SceneRenderer
+from lewm.envs.dmc.simulator import Simulator
+from lewm.envs.mujoco.rendering import SceneRenderer
 
 pytestmark = pytest.mark.mujoco
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from lewm.envs.base import make_batch, make_env
-from lewm.envs.ogbench import MEMBERS, member_env
-from lewm.envs.ogbench_goals import cube_turn_rad
-from lewm.envs.ogbench_package import load_worlds, numpy_random
+from lewm.envs.ogbench.env import MEMBERS, member_env
+from lewm.envs.ogbench.goals import cube_turn_rad
+from lewm.envs.ogbench.package import load_worlds, numpy_random
 from lewm.errors import EnvError, UnknownNameError
 
 pytestmark = pytest.mark.mujoco

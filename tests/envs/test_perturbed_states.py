@@ -7,8 +7,8 @@ import pytest
 
 from lewm.data.collection_presets import load_collection
 from lewm.envs.base import Perturbation, make_batch
-from lewm.envs.two_room import TwoRoom
-from lewm.envs.two_room_layout import PERTURBATIONS, TwoRoomOptions, seen_doors, unseen_doors
+from lewm.envs.two_room.env import TwoRoom
+from lewm.envs.two_room.layout import PERTURBATIONS, TwoRoomOptions, seen_doors, unseen_doors
 from lewm.errors import EnvError
 from lewm.registry import ENVS
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lewm.envs.policies import POLICIES, BlockRandomPolicy, OUPolicy, RandomPolicy
-from lewm.envs.two_room import TwoRoom, TwoRoomBatch
-from lewm.envs.two_room_policies import ExpertPolicy, NoiselessExpertPolicy
+from lewm.envs.two_room.env import TwoRoom, TwoRoomBatch
+from lewm.envs.two_room.policies import ExpertPolicy, NoiselessExpertPolicy
 from lewm.errors import EnvError
 from lewm.schema import ActionSpec
 

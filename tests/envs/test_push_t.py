@@ -11,11 +11,11 @@ import pymunk
 import pytest
 
 import lewm
-from lewm.envs.push_t import PushT, PushTAbsolute, PushTBatch
-from lewm.envs.push_t_geometry import block_centers, distance_to_block
-from lewm.envs.push_t_goals import LABEL_NAMES, PREDICATES
-from lewm.envs.push_t_layout import PERTURBATIONS
-from lewm.envs.push_t_physics import check_pymunk
+from lewm.envs.push_t.env import PushT, PushTAbsolute, PushTBatch
+from lewm.envs.push_t.geometry import block_centers, distance_to_block
+from lewm.envs.push_t.goals import LABEL_NAMES, PREDICATES
+from lewm.envs.push_t.layout import PERTURBATIONS
+from lewm.envs.push_t.physics import check_pymunk
 from lewm.errors import EnvError
 
 with warnings.catch_warnings():
@@ -326,7 +326,7 @@ def unchecked():
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("env", [PushT, PushTAbsolute])
 def test_a_pymunk_of_another_version_is_refused_by_name(env, monkeypatch):
-    monkeypatch.setattr("lewm.envs.push_t_physics.pymunk.version", "8.1.0")
+    monkeypatch.setattr("lewm.envs.push_t.physics.pymunk.version", "8.1.0")
     with pytest.raises(EnvError, match=r"needs pymunk 6 or 7 and 8\.1\.0 is installed: pip install 'lewm\[push-t\]'"):
         env()
 

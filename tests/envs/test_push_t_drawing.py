@@ -6,8 +6,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from lewm.envs.push_t import PushTBatch
-from lewm.envs.push_t_layout import PERTURBATIONS
+from lewm.envs.push_t.env import PushTBatch
+from lewm.envs.push_t.layout import PERTURBATIONS
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # pygame's, about how it finds its own data

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from lewm.envs.push_t import PushT, PushTBatch
-from lewm.envs.push_t_expert import ExpertPolicy, NoiselessExpertPolicy
-from lewm.envs.push_t_geometry import distance_to_block
-from lewm.envs.push_t_mixture import MixedPolicy
-from lewm.envs.push_t_navigation import actions_towards, waypoints
-from lewm.envs.push_t_policies import ContactPolicy, outline_place
+from lewm.envs.push_t.env import PushT, PushTBatch
+from lewm.envs.push_t.expert import ExpertPolicy, NoiselessExpertPolicy
+from lewm.envs.push_t.geometry import distance_to_block
+from lewm.envs.push_t.mixture import MixedPolicy
+from lewm.envs.push_t.navigation import actions_towards, waypoints
+from lewm.envs.push_t.policies import ContactPolicy, outline_place
 from lewm.errors import EnvError
 
 

@@ -6,9 +6,9 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from lewm.envs.base import make_batch
-from lewm.envs.two_room import TwoRoom, TwoRoomBatch
-from lewm.envs.two_room_layout import PERTURBATIONS
-from lewm.envs.two_room_physics import LegalSpace
+from lewm.envs.two_room.env import TwoRoom, TwoRoomBatch
+from lewm.envs.two_room.layout import PERTURBATIONS
+from lewm.envs.two_room.physics import LegalSpace
 from lewm.errors import EnvError
 
 ALL = tuple(PERTURBATIONS)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lewm.bench.references import plain_two_room_frame
-from lewm.envs.two_room import TwoRoomBatch
-from lewm.envs.two_room_drawing import draw_background
+from lewm.envs.two_room.drawing import draw_background
+from lewm.envs.two_room.env import TwoRoomBatch
 from lewm.errors import EnvError
 
 

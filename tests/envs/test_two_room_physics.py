@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lewm.envs.two_room_layout import MOMENT, PERTURBATIONS
-from lewm.envs.two_room_physics import LegalSpace, move_official, move_swept, room_positions
+from lewm.envs.two_room.layout import MOMENT, PERTURBATIONS
+from lewm.envs.two_room.physics import LegalSpace, move_official, move_swept, room_positions
 
 NUM_MOVES = 200_000
 TOLERANCE_PX = 1e-9

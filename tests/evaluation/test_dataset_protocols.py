@@ -182,7 +182,7 @@ def test_the_options_are_ones_that_the_simulated_worlds_have(protocol: str, env:
 
 @pytest.mark.mujoco
 def test_the_wrist_of_the_reacher_cannot_turn_so_far_that_wrapping_its_angle_mattered():
-    from lewm.envs.dmc_simulator import Simulator
+    from lewm.envs.dmc.simulator import Simulator
 
     model = Simulator("reacher", "easy", ()).model
     low, high = model.joint("wrist").range

@@ -16,7 +16,7 @@ from lewm.config import PlannerConfig
 from lewm.config_files import from_dict
 from lewm.data.collect import collect
 from lewm.data.episodes import EpisodeStore
-from lewm.envs.two_room import TwoRoom
+from lewm.envs.two_room.env import TwoRoom
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation.collapse import heldout_episodes
 from lewm.evaluation.label_goals import GoalComparison, compare_goals, fit_comparison, goal_labels, matching_store

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from seeker import Seeker, SeekerState
 
-from lewm.envs.two_room import TwoRoomBatch
+from lewm.envs.two_room.env import TwoRoomBatch
 from lewm.evaluation.outcomes import run_policy
 from lewm.evaluation.protocol import Manifest
 from lewm.evaluation.results import run_references

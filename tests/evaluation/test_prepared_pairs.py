@@ -70,7 +70,7 @@ def test_a_file_whose_pairs_are_not_those_of_its_hash_is_refused(prepared: Prepa
 
 
 def test_pairs_of_another_version_of_the_world_are_refused(prepared: PreparedPairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lewm.envs.two_room import TwoRoom
+    from lewm.envs.two_room.env import TwoRoom
 
     prepared.save(tmp_path / "pairs.json")
     monkeypatch.setattr(TwoRoom, "VERSION", TwoRoom.VERSION + 1)

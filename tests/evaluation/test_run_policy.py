@@ -14,7 +14,7 @@ from lewm.data.collect import collect
 from lewm.data.episodes import EpisodeStore
 from lewm.data.policies import scripted_policy
 from lewm.envs.base import make_batch
-from lewm.envs.two_room import TwoRoom
+from lewm.envs.two_room.env import TwoRoom
 from lewm.errors import CheckpointError, ConfigError, DataError, EnvError
 from lewm.evaluation.run_policy import GOAL_NAMESPACE, RunPolicy
 from lewm.evaluation.workflow import load_policy

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lewm.envs.two_room_batch import TwoRoomBatch
+from lewm.envs.two_room.batch import TwoRoomBatch
 from lewm.evaluation.wall_crossings import SIZES_PX, _door_heights, _wall_heights, matched, wall_crossings, why_no_crossings
 
 NUM_RUNS = 64

@@ -12,8 +12,8 @@ import numpy as np
 
 from lewm.bench.suite import BenchOptions
 from lewm.bench.timing import Contender, Row, per_second, take_turns
-from lewm.envs.push_t import PushTBatch
-from lewm.envs.push_t_layout import CONTACTS
+from lewm.envs.push_t.env import PushTBatch
+from lewm.envs.push_t.layout import CONTACTS
 from lewm.errors import MissingExtraError
 
 SIZE_PX = 96

@@ -10,8 +10,8 @@ import numpy as np
 from lewm.bench.references import plain_two_room_frame
 from lewm.bench.suite import BenchOptions
 from lewm.bench.timing import Contender, Row, per_second, take_turns
-from lewm.envs.two_room import TwoRoomBatch
-from lewm.envs.two_room_policies import ExpertPolicy
+from lewm.envs.two_room.env import TwoRoomBatch
+from lewm.envs.two_room.policies import ExpertPolicy
 
 REFERENCE = "the same batched physics, then frame by frame: the whole image in float64, plain numpy"
 

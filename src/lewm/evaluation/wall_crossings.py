@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from lewm.envs.two_room_batch import TwoRoomBatch
-from lewm.envs.two_room_layout import PERTURBATIONS, SPEED_PX, WALL_X_PX, TwoRoomOptions
-from lewm.envs.two_room_physics import OFFICIAL_DOOR_MARGIN_PX, LegalSpace
+from lewm.envs.two_room.batch import TwoRoomBatch
+from lewm.envs.two_room.layout import PERTURBATIONS, SPEED_PX, WALL_X_PX, TwoRoomOptions
+from lewm.envs.two_room.physics import OFFICIAL_DOOR_MARGIN_PX, LegalSpace
 from lewm.evaluation.violations import NUM_STEPS, VIOLATION_STEP
 from lewm.schema import Clip, Observation
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from lewm.envs.base import GoalEnvBatch
-from lewm.envs.two_room_layout import ARENA_PX
+from lewm.envs.two_room.layout import ARENA_PX
 from lewm.evaluation.outcomes import no_op_actions
 from lewm.evaluation.probing import POSITION_LABELS, LinearProbe
 from lewm.evaluation.protocol import Manifest, Pair

@@ -1,0 +1,1 @@
+"""What the MuJoCo worlds share: simulators, states, labels, rendering."""

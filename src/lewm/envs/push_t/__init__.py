@@ -1,0 +1,1 @@
+"""Push-T: a pusher, a T-shaped block, and an expert that searches on the simulator."""

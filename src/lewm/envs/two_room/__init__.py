@@ -1,0 +1,1 @@
+"""Two rooms with a door between them: lewm's own small world."""
