@@ -51,7 +51,9 @@ def read_cell(directory: Path) -> dict[str, Any] | None:
 
 
 def _measured(cell: Cell, settings: Settings, size: CellSize, data: Path, pairs: Path, out: Path) -> dict[str, Any]:
+    from lewm.data.episodes import EpisodeStore
     from lewm.evaluation.collapse import NUISANCE_PREFIX, judge, warning_score
+    from lewm.evaluation.label_goals import kind_of_comparison
     from lewm.evaluation.prepared_pairs import PreparedPairs
     from lewm.evaluation.workflow import evaluate, evaluate_latents
     from lewm.registry import OBJECTIVES
@@ -69,7 +71,7 @@ def _measured(cell: Cell, settings: Settings, size: CellSize, data: Path, pairs:
         out,
         distances=(distance,),
         episodes=size.num_pairs,
-        data=data,
+        data=data if kind_of_comparison(config.planner, EpisodeStore(data).env["name"]) == "labels" else None,
         prepared=PreparedPairs.load(pairs),
         num_latency_episodes=0,  # what a plan costs is not asked here, where cells share a machine
         command="lewm lab",
