@@ -173,105 +173,152 @@ def _train_on_rank(
     command: str,
     make_progress: Callable[[], Progress] | None,
 ) -> None:
-    options = config.train
     store = open_store(data)
     train_ids, validation_ids = split_episodes(store.episode_ids, config.data.validation_fraction, config.data.split_seed)
     sampler = _training_sampler(config, store, train_ids, fabric)
     monitor_clip = _monitor_clip(store, _windows(config), validation_ids, train_ids).map(lambda tensor: tensor.to(fabric.device))
-    is_parallel = fabric.world_size > 1
-    objective, origin = build_objective(config, store, train_ids, all_reduce_sum if is_parallel else None, base)
-    if is_parallel:
-        synchronise_batch_norm(objective)
-    objective.to(fabric.device)  # before the optimizer, whose restored state goes where its parameters are
-    model = objective.world_model
-    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=options.learning_rate, weight_decay=options.weight_decay)
-    start_step, looks, seconds_before = restore(out, config, objective, optimizer, store.dataset_sha256) if resume else (0, [], 0.0)
-    if options.use_compile:
-        for network in (model.encoder, model.predictor):
-            network.compile()
-    wrapped, optimizer = fabric.setup(_Opened(objective), optimizer)
+    run = _Run(fabric, config, store, train_ids, base=base, out=out, resume=resume, command=command)
+    if base is not None:
+        run.save(0)  # before the run has a configuration: one that can be resumed has its base's weights
+    if fabric.is_global_zero:
+        prepare_run(out, to_toml(config), resume=resume)  # only now: a run that is refused leaves nothing behind
+    run.report(make_progress)
+    num_steps, options = config.train.num_steps, config.train
+    with contextlib.closing(run), Prefetcher(sampler, run.start_step, num_batches=config.data.num_prefetched_batches) as batches:
+        to_training(run.objective)
+        for step in range(run.start_step, num_steps):
+            is_last = step + 1 == num_steps
+            is_logging = step % options.log_every_steps == 0 or is_last
+            is_saving = (step + 1) % options.checkpoint_every_steps == 0 or is_last
+            clip = next(batches).map(lambda array: torch.from_numpy(array).to(fabric.device, non_blocking=True))
+            clip = add_pixel_noise(clip, options.pixel_noise_std, options.seed, step, sampler.first_row)
+            values = run.optimise(clip, step, is_checked=is_logging or is_saving)
+            if is_logging:
+                run.log(step, values)
+            if (step + 1) % options.monitor_every_steps == 0 or is_last:
+                run.look(monitor_clip, step)
+            if is_saving:
+                run.save(step + 1)
+    fabric.barrier()
 
-    provenance = {
-        **({} if (origin := origin or base_of(out)) is None else {"base": origin}),
-        "dataset_sha256": store.dataset_sha256,
-        "episode_seeds": store.index["seed"].tolist(),
-        "command": command,
-        "versions": versions(),
-        "hardware": hardware(),
-    }
-    last_verdict = ""
-    start_s = time.monotonic()
 
-    def save(step: int) -> None:
-        _check_weights(objective, step - 1, out)
-        if not fabric.is_global_zero:
+class _Run:
+    """A run on one process: the objective with its optimizer, and what is written down about it."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        config: Config,
+        store: Store,
+        train_ids: np.ndarray,
+        *,
+        base: Path | None,
+        out: Path,
+        resume: bool,
+        command: str,
+    ) -> None:
+        self.fabric, self.config, self.store, self.out = fabric, config, store, out
+        is_parallel, options = fabric.world_size > 1, config.train
+        self.objective, origin = build_objective(config, store, train_ids, all_reduce_sum if is_parallel else None, base)
+        if is_parallel:
+            synchronise_batch_norm(self.objective)
+        self.objective.to(fabric.device)  # before the optimizer, whose restored state goes where its parameters are
+        self.model = self.objective.world_model
+        trained = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(trained, lr=options.learning_rate, weight_decay=options.weight_decay)
+        self.start_step, self.looks, self._seconds_before = (
+            restore(out, config, self.objective, optimizer, store.dataset_sha256) if resume else (0, [], 0.0)
+        )
+        if options.use_compile:
+            for network in (self.model.encoder, self.model.predictor):
+                network.compile()
+        self._wrapped, self.optimizer = fabric.setup(_Opened(self.objective), optimizer)
+        origin = origin or base_of(out)
+        self._provenance: dict[str, Any] = {
+            **({} if origin is None else {"base": origin}),
+            "dataset_sha256": store.dataset_sha256,
+            "episode_seeds": store.index["seed"].tolist(),
+            "command": command,
+            "versions": versions(),
+            "hardware": hardware(),
+        }
+        self._start_s, self._last_verdict = time.monotonic(), ""
+        self._metrics: MetricsLog | None = None
+        self._progress: Progress | None = None
+
+    def report(self, make_progress: Callable[[], Progress] | None) -> None:
+        """From now on write metrics and show progress, on the first process."""
+        if self.fabric.is_global_zero:
+            self._progress = make_progress() if make_progress else None
+            self._metrics = MetricsLog(self.out, first_step=self.start_step)
+
+    def close(self) -> None:
+        """Show no more progress."""
+        if self._progress is not None:
+            self._progress.close()
+
+    def optimise(self, clip: Clip[Tensor], step: int, *, is_checked: bool) -> dict[str, Any]:
+        """One step of the optimizer; what it saw, by name. ``TrainingError`` for a loss that is not finite, where it is checked (always on a CPU)."""
+        options = self.config.train
+        torch.manual_seed(_step_seed(options.seed, step, DROPOUT_STREAM + self.fabric.global_rank))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, step)
+        loss, terms = self._wrapped(_Closed(clip), step)
+        self.fabric.backward(loss)
+        gradient_norm = self.fabric.clip_gradients(self._wrapped, self.optimizer, max_norm=options.gradient_clip, error_if_nonfinite=False)
+        assert gradient_norm is not None  # clipping by norm returns it
+        if is_checked or self.fabric.device.type == "cpu":  # elsewhere, reading the loss waits for the device
+            _check_finite(float(loss.detach()), float(gradient_norm), step, self.out)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.objective.after_step()
+        return {"loss": loss.detach(), **terms, "gradient_norm": gradient_norm}
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        """Write down what ``optimise`` saw."""
+        if self._metrics is None:
             return
-        elapsed_s = seconds_before + time.monotonic() - start_s
-        tensors, state = trainer_state(objective, optimizer, step, looks, elapsed_s)
+        options = self.config.train
+        entry = {name: float(value) for name, value in values.items()} | {"learning_rate": learning_rate(self.config, step)}
+        entry |= {"weight_times_batch": self.config.objective.weight * options.batch_size, "seconds": round(self._elapsed_s(), 3)}
+        self._metrics.write(step, entry)
+        if self._progress is not None:
+            self._progress.update(step + 1, options.num_steps, entry)
+
+    def look(self, clip: Clip[Tensor], step: int) -> None:
+        """Look at the latents of a clip for signs of collapse; ``TrainingError`` if that is an alarm and the settings say to stop at one."""
+        _check_weights(self.objective, step, self.out)
+        self.looks.append(_look(self.model, self.objective, clip, step))
+        verdict = judge_training(self.looks, num_steps=self.config.train.num_steps)
+        if self._metrics is not None:
+            self._metrics.write(step, {"monitor": self.looks[-1] | {"verdict": verdict.name, "reasons": list(verdict.reasons)}})
+        if verdict.is_alarm and self.config.train.on_collapse == "stop":
+            self.save(step + 1)
+            raise TrainingError(f"step {step}: {verdict.text}. Raise objective.weight, or use --on-collapse warn to go on all the same")
+        if verdict.is_alarm and self._progress is not None and verdict.name != self._last_verdict:
+            self._progress.message(f"step {step}: {verdict.text}")
+        self._last_verdict = verdict.name
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint of a step, on the first process."""
+        _check_weights(self.objective, step - 1, self.out)
+        if not self.fabric.is_global_zero:
+            return
+        elapsed_s = self._elapsed_s()
+        tensors, state = trainer_state(self.objective, self.optimizer, step, self.looks, elapsed_s)
         save_checkpoint(
-            checkpoint_path(out, step),
-            model,
-            config,
+            checkpoint_path(self.out, step),
+            self.model,
+            self.config,
             step=step,
-            env=store.env,
-            provenance=provenance | {"train_seconds": round(elapsed_s, 1)},
+            env=self.store.env,
+            provenance=self._provenance | {"train_seconds": round(elapsed_s, 1)},
             trainer_tensors=tensors,
             trainer_state=state,
         )
 
-    if base is not None:
-        save(0)  # before the run has a configuration: one that can be resumed has its base's weights
-    if fabric.is_global_zero:
-        prepare_run(out, to_toml(config), resume=resume)  # only now: a run that is refused leaves nothing behind
-    progress = make_progress() if make_progress and fabric.is_global_zero else None
-    metrics = MetricsLog(out, first_step=start_step) if fabric.is_global_zero else None
-    with contextlib.ExitStack() as stack:
-        batches = stack.enter_context(Prefetcher(sampler, start_step, num_batches=config.data.num_prefetched_batches))
-        if progress is not None:
-            stack.callback(progress.close)
-        to_training(objective)
-        for step in range(start_step, options.num_steps):
-            clip = next(batches).map(lambda array: torch.from_numpy(array).to(fabric.device, non_blocking=True))
-            clip = add_pixel_noise(clip, options.pixel_noise_std, options.seed, step, sampler.first_row)
-            torch.manual_seed(_step_seed(options.seed, step, DROPOUT_STREAM + fabric.global_rank))
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, step)
-            loss, terms = wrapped(_Closed(clip), step)
-            fabric.backward(loss)
-            gradient_norm = fabric.clip_gradients(wrapped, optimizer, max_norm=options.gradient_clip, error_if_nonfinite=False)
-            assert gradient_norm is not None  # clipping by norm returns it
-            is_logging = step % options.log_every_steps == 0 or step + 1 == options.num_steps
-            is_saving = (step + 1) % options.checkpoint_every_steps == 0 or step + 1 == options.num_steps
-            if is_logging or is_saving or fabric.device.type == "cpu":  # elsewhere, reading the loss waits for the device
-                _check_finite(float(loss.detach()), float(gradient_norm), step, out)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            objective.after_step()
-
-            if is_logging and metrics is not None:
-                elapsed_s = seconds_before + time.monotonic() - start_s
-                values = {"loss": float(loss.detach())} | {name: float(value) for name, value in terms.items()}
-                values |= {"gradient_norm": float(gradient_norm), "learning_rate": learning_rate(config, step)}
-                values |= {"weight_times_batch": config.objective.weight * options.batch_size, "seconds": round(elapsed_s, 3)}
-                metrics.write(step, values)
-                if progress is not None:
-                    progress.update(step + 1, options.num_steps, values)
-            if (step + 1) % options.monitor_every_steps == 0 or step + 1 == options.num_steps:
-                _check_weights(objective, step, out)
-                looks.append(_look(model, objective, monitor_clip, step))
-                verdict = judge_training(looks, num_steps=options.num_steps)
-                if metrics is not None:
-                    metrics.write(step, {"monitor": looks[-1] | {"verdict": verdict.name, "reasons": list(verdict.reasons)}})
-                if verdict.is_alarm and options.on_collapse == "stop":
-                    save(step + 1)
-                    raise TrainingError(f"step {step}: {verdict.text}. Raise objective.weight, or use --on-collapse warn to go on all the same")
-                if verdict.is_alarm and progress is not None and verdict.name != last_verdict:
-                    progress.message(f"step {step}: {verdict.text}")
-                last_verdict = verdict.name
-            if is_saving:
-                save(step + 1)
-    fabric.barrier()
+    def _elapsed_s(self) -> float:
+        return self._seconds_before + time.monotonic() - self._start_s
 
 
 def add_pixel_noise(clip: Clip[Tensor], std: float, seed: int, step: int, first_row: int = 0) -> Clip[Tensor]:
