@@ -100,7 +100,7 @@ def _cell(name: str, run: RunFacts, plan: ComparisonPlan, distance: int, out: Pa
 
 def _policy_cell(name: str, path: Path, plan: ComparisonPlan, distance: int) -> Cell:
     sha256 = checkpoint_sha256(find_checkpoint(path))
-    return Cell(method=name, run_name=path.resolve().name, distance=distance, num_pairs=plan.num_pairs, run=path, sha256=sha256)
+    return Cell(method=name, run_name=f"policy-{path.resolve().name}", distance=distance, num_pairs=plan.num_pairs, run=path, sha256=sha256)
 
 
 def _prepare(plan: ComparisonPlan, ground: Ground, distance: int, out: Path, say: Say) -> PreparedPairs:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lewm.errors import ConfigError
 from lewm.evaluation.across_seeds import outcomes_of, rate_over_seeds
 from lewm.evaluation.intervals import Estimate, hierarchical_difference, paired_difference_over_seeds, wilson
 from lewm.evaluation.outcomes import FLOORS
@@ -17,7 +18,7 @@ from lewm.evaluation.prepared_pairs import PreparedPairs
 from lewm.planner_lab.cells import SIMULATOR, Cell, error_of, finished
 from lewm.planner_lab.latency import read_latency
 from lewm.planner_lab.methods import BASELINE, CEILING, CEILINGS, FLOOR, KINDS, METHODS, POLICY, num_futures
-from lewm.planner_lab.plan import ComparisonPlan, Ground
+from lewm.planner_lab.plan import PLAN_FILE, ComparisonPlan, Ground, check_place
 from lewm.planner_lab.published import published
 from lewm.planner_lab.running import list_cells, load_pairs
 from lewm.versions import hardware, versions
@@ -71,8 +72,14 @@ def find(plan: ComparisonPlan, ground: Ground, out: Path) -> Found:
 
 
 def summarise(plan: ComparisonPlan, out: Path, *, command: str = "") -> dict[str, Any]:
-    """The result, JSON-ready: ``rows`` of methods in the order of their kinds, and what is missing with the reason."""
+    """The result, JSON-ready: ``rows`` of methods in the order of their kinds, and what is missing with the reason.
+
+    ``ConfigError`` if the directory holds no comparison, or another one.
+    """
+    if not (out / PLAN_FILE).is_file():
+        raise ConfigError(f"{str(out)!r} holds no comparison of planners yet; leave --only-table out to begin one")
     ground = Ground.of(plan)
+    check_place(plan, ground, out)
     found, latency = find(plan, ground, out), read_latency(out)
     rows = [_row(name, found, ground, latency) for name in [*FLOORS, *METHODS, *plan.policies, *CEILINGS, EXPERT] if name in found.outcomes]
     return {
