@@ -178,6 +178,15 @@ def test_a_head_that_was_trained_for_a_comparison_is_found_for_its_run_alone(run
     assert list(listing.left_out) == ["direct-inverse-goal, seed0"]
 
 
+def test_a_head_that_could_not_be_trained_is_the_reason_why_its_method_is_left_out(runs: tuple[Path, ...], data: Path, tmp_path: Path) -> None:
+    (tmp_path / "heads" / "seed0").mkdir(parents=True)
+    (tmp_path / "heads" / "seed0" / "intent").write_text("in the way")
+    plan = plan_of((runs[0],), data)
+    train_heads(RunFacts.of(runs[0]), ["intent"], data, tmp_path, 2)
+    left_out = list_cells(plan, Ground.of(plan), tmp_path).left_out
+    assert left_out["direct-intent, seed0"].startswith("training the head 'intent' failed: cannot write to")
+
+
 def test_a_result_of_other_settings_is_not_taken_for_the_cells(stopped_and_done) -> None:
     plan, out, _, _ = stopped_and_done
     cell = list_cells(plan, Ground.of(plan), out).cells[0]

@@ -3,14 +3,17 @@
 ``<out>/heads/<run>/<head>`` is a complete run: the world model bit for bit, and the head. The latents that it was trained on are kept in the run.
 """
 
+import json
+import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from lewm.checkpoint import find_checkpoint, read_description
-from lewm.errors import CheckpointError
+from lewm.errors import CheckpointError, LewmError
 from lewm.planner_lab.methods import RECIPES
 from lewm.planner_lab.plan import RunFacts
+from lewm.run_directory import write_json
 
 
 def run_with_head(run: RunFacts, head: str, out: Path) -> Path | None:
@@ -33,19 +36,29 @@ def head_path(run: RunFacts, head: str, out: Path) -> Path:
 
 
 def train_heads(run: RunFacts, heads: Sequence[str], data: Path, out: Path, num_steps: int | None) -> None:
-    """Train heads of a run, one after another, on one thread; a training that was cut off begins anew."""
-    import shutil
-
+    """Train heads of a run, one after another, on one thread; a training that was cut off begins anew. What goes wrong is kept as the reason."""
     from lewm.head_config import LatentHeadConfig
     from lewm.head_training import train_head
     from lewm.planner_lab.cells import COMMAND
 
     for head in heads:
-        place = head_path(run, head, out)
+        place, reason = head_path(run, head, out), _reason_path(run, head, out)
         shutil.rmtree(place, ignore_errors=True)
         settings = RECIPES[head].settings(num_threads=1, **({} if num_steps is None else {"num_steps": num_steps}))
         assert isinstance(settings, LatentHeadConfig)
-        train_head(settings, base=run.path, data=data, out=place, command=COMMAND)
+        try:
+            train_head(settings, base=run.path, data=data, out=place, command=COMMAND)
+            reason.unlink(missing_ok=True)
+        except LewmError as error:
+            write_json(reason, {"head": head, "error": str(error)})
+
+
+def why_missing(run: RunFacts, head: str, out: Path) -> str:
+    """Why a run has no head, and what to do."""
+    reason = _reason_path(run, head, out)
+    if reason.is_file():
+        return f"training the head {head!r} failed: {json.loads(reason.read_text())['error']}"
+    return f"the run has no head {head!r}: --train-heads trains it"
 
 
 def keep_latents(run: RunFacts, data: Path) -> None:
@@ -56,3 +69,7 @@ def keep_latents(run: RunFacts, data: Path) -> None:
 
     checkpoint = load_checkpoint(run.path)
     run_latents(checkpoint, matching_store(checkpoint, data))
+
+
+def _reason_path(run: RunFacts, head: str, out: Path) -> Path:
+    return out / "heads" / run.name / f"{head}.error.json"

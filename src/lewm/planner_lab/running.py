@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lewm.checkpoint import checkpoint_sha256, find_checkpoint, load_checkpoint
-from lewm.errors import ConfigError, DataError, LewmError
+from lewm.errors import ConfigError, DataError
 from lewm.evaluation.prepared_pairs import PreparedPairs, prepare_pairs
 from lewm.evaluation.protocol import check_disjoint
 from lewm.evaluation.workflow import training_seeds
 from lewm.planner_lab.cells import SIMULATOR, Cell, CellPlace, error_of, finished, run_cell
-from lewm.planner_lab.heads import keep_latents, run_with_head, train_heads
+from lewm.planner_lab.heads import keep_latents, run_with_head, train_heads, why_missing
 from lewm.planner_lab.latency import LATENCY_FILE, identity, measure, read_latency
 from lewm.planner_lab.methods import CEILINGS, METHODS, is_for
 from lewm.planner_lab.plan import ComparisonPlan, Ground, RunFacts, check_place
@@ -92,7 +92,7 @@ def _cell(name: str, run: RunFacts, plan: ComparisonPlan, distance: int, out: Pa
     if method.head is not None:
         path = run_with_head(run, method.head, out)
     if path is None:
-        raise ConfigError(f"the run has no head {method.head!r}: --train-heads trains it")
+        raise ConfigError(why_missing(run, str(method.head), out))
     sha256 = run.sha256 if path == run.path else checkpoint_sha256(find_checkpoint(path))
     num_pairs = max(2, round(plan.num_pairs * method.pair_share))
     return Cell(method=name, run_name=run.name, distance=distance, num_pairs=num_pairs, run=path, sha256=sha256, planner=planner)
@@ -129,11 +129,8 @@ def _prepare_runs(plan: ComparisonPlan, ground: Ground, out: Path, pool: Process
         elif any(RETRIEVAL in needed_heads(method.settings(run.planner)) for method in methods):
             futures[pool.submit(keep_latents, run, plan.data)] = f"latents of {run.name}"
     for future in as_completed(futures):
-        try:
-            future.result()
-            say(f"ready: {futures[future]}")
-        except LewmError as error:  # methods that need the head are left out
-            say(f"{futures[future]}: {error}")
+        future.result()
+        say(f"done: {futures[future]}")
 
 
 def _run_cells(
