@@ -51,8 +51,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
         line[0].set_ylabel("success [95 %]")
     entries = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     if entries:
-        figure.legend(entries.values(), entries.keys(), loc="outside right upper", fontsize=8)
-    figure.suptitle(f"{result['env']}, {result['stratum']}: circles search, squares search with a head, triangles heads alone", fontsize=10)
+        figure.legend(entries.values(), entries.keys(), loc="outside right center", fontsize=8)
+    figure.suptitle(f"{result['env']}, {result['stratum']}: circles search, squares search + head, triangles heads", fontsize=9)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

@@ -55,6 +55,8 @@ def _difference_rows(result: dict[str, Any]) -> list[list[str]]:
 
 def _notes(result: dict[str, Any]) -> list[str]:
     lines = [f"{result['env']}, {result['stratum']} pairs of protocol heldout, budget 2 D, seed {result['seed']}; runs {', '.join(result['runs'])}"]
+    hashes = [f"D = {distance} {sha256[:12]}" for distance, sha256 in sorted(result["manifests"].items(), key=lambda item: int(item[0]))]
+    lines += [f"pairs (SHA-256 of the manifest): {', '.join(hashes)}"] if hashes else []
     conditions = result["latency_conditions"]
     if conditions is not None:
         load = conditions["load_average"]
