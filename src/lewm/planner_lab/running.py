@@ -37,21 +37,21 @@ class Listing:
 
 
 def list_cells(plan: ComparisonPlan, ground: Ground, out: Path) -> Listing:
-    """Every cell that can be run now, distance by distance, so that a comparison that is stopped has whole distances."""
+    """Every cell that can be run now: distance by distance, and in each run by run, so that what is stopped has all methods on the same pairs."""
     cells: list[Cell] = []
     left_out: dict[str, str] = {}
     for distance in plan.distances:
-        for name in plan.methods:
-            if name in CEILINGS:
-                cells.append(Cell(method=name, run_name=SIMULATOR, distance=distance, num_pairs=plan.num_pairs))
-                continue
-            for run in ground.runs:
+        ceilings = [name for name in plan.methods if name in CEILINGS]
+        cells += [Cell(method=name, run_name=SIMULATOR, distance=distance, num_pairs=plan.num_pairs) for name in ceilings]
+        for run in ground.runs:
+            for name in plan.methods:
+                if name in CEILINGS:
+                    continue
                 try:
                     cells.append(_cell(name, run, plan, distance, out))
                 except ConfigError as error:
                     left_out[f"{name}, {run.name}"] = str(error)
-        for name, paths in plan.policies.items():
-            cells += [_policy_cell(name, path, plan, distance) for path in paths]
+        cells += [_policy_cell(name, path, plan, distance) for name, paths in plan.policies.items() for path in paths]
     return Listing(cells=tuple(cells), left_out=left_out)
 
 
