@@ -228,6 +228,27 @@ def test_runs_that_do_not_belong_together_are_refused(runs: tuple[Path, ...], da
         Ground.of(plan_of(runs, other))
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"methods": ("cem", "cem")}, "methods must be one or more different names, got cem, cem"),
+        ({"distances": (25, 25)}, r"distances must be one or more different numbers of env steps, got \[25, 25\]"),
+        ({"runs": ()}, "needs at least one run"),
+        ({"num_pairs": 1}, "at least 2 pairs"),
+        ({"policies": {"icem": (Path("gcbc"),)}}, "policy 'icem' has the name of a method"),
+    ],
+)
+def test_plans_that_make_no_sense_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan_of(**{"runs": (Path("run"),), "data": Path("data")} | settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("word", ["gcbc", "gcbc=", "=runs/a"])
+def test_policies_without_name_or_run_are_refused(word: str) -> None:
+    with pytest.raises(ConfigError, match=f"--policies takes NAME=RUN,RUN,..., got '{word}'"):
+        planners(["run", "--data", "data", "--policies", word])
+
+
 def test_pairs_of_a_training_episode_are_refused(runs: tuple[Path, ...], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lewm.planner_lab import running
 

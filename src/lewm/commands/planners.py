@@ -65,12 +65,12 @@ def planners(words: Sequence[str]) -> None:
         policies=policies,
         distances=distances,
         num_pairs=arguments.episodes,
-        strata=_names(arguments.strata),
+        methods=ComparisonPlan.methods if arguments.methods is None else _names(arguments.methods),
+        strata=None if arguments.strata is None else _names(arguments.strata),
         seed=arguments.seed,
         is_training_heads=arguments.train_heads,
         head_steps=arguments.head_steps,
         num_latency_episodes=arguments.latency_episodes,
-        **({} if arguments.methods is None else {"methods": _names(arguments.methods)}),  # type: ignore[arg-type]
     )
     if not arguments.only_table:
         run_comparison(plan, arguments.out, workers=arguments.workers, say=say)
@@ -89,5 +89,5 @@ def _policy(word: str) -> tuple[str, tuple[Path, ...]]:
     return name, tuple(Path(path) for path in paths.split(","))
 
 
-def _names(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -51,6 +51,8 @@ class ComparisonPlan:
             raise ConfigError("a comparison of planners needs at least one run")
         if self.num_pairs < 2 or self.num_latency_episodes < 0 or (self.head_steps is not None and self.head_steps < 1):
             raise ConfigError("a comparison needs at least 2 pairs, 0 or more latency episodes and, for heads, at least 1 step")
+        if not self.distances or len(set(self.distances)) < len(self.distances):
+            raise ConfigError(f"distances must be one or more different numbers of env steps, got {list(self.distances)}")
         taken = [name for name in self.policies if name in METHODS or name in CEILINGS]
         if taken:
             raise ConfigError(f"policy {taken[0]!r} has the name of a method; call it something else")
