@@ -27,7 +27,7 @@ STAGES = [
     ("report", "deploy", "compat"),
     ("cards",),
     ("hub",),
-    ("demo", "bench", "lab"),
+    ("demo", "bench", "lab", "planner_lab"),
     ("commands",),
     ("cli",),
 ]

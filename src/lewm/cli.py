@@ -23,6 +23,7 @@ VERBS = {
     "compare": ("lewm.commands.evaluate", "methods on the same pairs, or the training seeds of one with one interval"),
     "report": ("lewm.commands.demo", "one self-contained HTML page about a run"),
     "lab": ("lewm.commands.lab", "every objective on the same worlds, data, networks, steps and seeds: which of them collapse"),
+    "planners": ("lewm.commands.planners", "every planner, head and floor on the same runs and pairs: success and what a decision costs"),
     "push": ("lewm.commands.hub", "upload a run, checkpoint or dataset to the Hugging Face hub"),
     "pull": ("lewm.commands.hub", "download and verify what push uploaded"),
     "bench": ("lewm.commands.bench", "measure speed against a plain reference in the same run"),

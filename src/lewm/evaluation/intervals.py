@@ -30,6 +30,12 @@ class PairedDifference(Estimate):
     mcnemar_p: float
 
 
+class SeedDifference(Estimate):
+    """An estimate of a difference between two methods on the same training seeds and pairs, with a p-value that takes the seeds as given."""
+
+    p: float
+
+
 def wilson(num_successes: int, n: int, *, confidence: float = 0.95) -> Estimate:
     """The rate of ``num_successes`` in ``n`` with its Wilson score interval (Wilson 1927), which stays within [0, 1] and is sane at 0 and n."""
     _require_confidence(confidence)
@@ -111,6 +117,39 @@ def hierarchical_difference(
         ((_indices_as_weights(seed, stream, num_resamples, len(side)) @ side) * pair_weights).sum(1) for stream, side in enumerate(sides, start=1)
     ]
     return _percentile_estimate(float(sides[0].mean() - sides[1].mean()), rates[0] - rates[1], confidence)
+
+
+def paired_difference_over_seeds(
+    first: np.ndarray, second: np.ndarray, *, seed: int = 0, confidence: float = 0.95, num_resamples: int = NUM_RESAMPLES
+) -> SeedDifference:
+    """How much more often the first method solves than the second, where both were tried with the same training seeds on the same pairs.
+
+    Both are bool [seeds, n], in the same order. Each resample draws training seeds, for both methods together, and, once for all of them, pairs.
+    """
+    first, second = np.asarray(first, bool), np.asarray(second, bool)
+    if first.shape != second.shape or first.ndim != 2 or first.size == 0:
+        raise ConfigError(f"a paired comparison over seeds needs outcomes [seeds, n] of the same shape, got {first.shape} and {second.shape}")
+    difference = first.astype(np.float64) - second
+    num_seeds, num_pairs = difference.shape
+    pair_weights = _indices_as_weights(seed, 0, num_resamples, num_pairs)
+    resampled = ((_indices_as_weights(seed, 1, num_resamples, num_seeds) @ difference) * pair_weights).sum(1)
+    estimate = _percentile_estimate(float(difference.mean()), resampled, confidence)
+    return SeedDifference(**estimate, p=sign_flip_p(difference.sum(0).astype(np.int64)))
+
+
+def sign_flip_p(differences: np.ndarray) -> float:
+    """Two-sided exact sign-flip test: how likely a sum this far from 0 is if each pair's difference could as well have the other sign.
+
+    int [n]: per pair, summed over training seeds. With one seed it is the McNemar test.
+    """
+    sizes = np.abs(np.asarray(differences, np.int64))
+    reach = int(sizes.sum())
+    probabilities = np.zeros(2 * reach + 1)  # of the sums -reach..reach
+    probabilities[reach] = 1.0
+    for size in sizes[sizes > 0]:
+        probabilities = (np.roll(probabilities, size) + np.roll(probabilities, -size)) / 2  # what would wrap around is still 0
+    far = abs(int(np.sum(differences)))
+    return min(1.0, float(probabilities[np.abs(np.arange(-reach, reach + 1)) >= far].sum()))
 
 
 def separation(

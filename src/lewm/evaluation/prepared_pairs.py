@@ -5,7 +5,7 @@ Neither depends on the policy that is evaluated, so a result is the same as if t
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,25 @@ class PreparedPairs:
             if found != _plain(value):
                 raise ConfigError(f"the prepared pairs have {name} {found!r}, not {_plain(value)!r}; prepare pairs for this evaluation")
 
+    def first(self, num_pairs: int) -> "PreparedPairs":
+        """The first pairs of each distance and stratum: those that asking for so many gives. ``ConfigError`` for more than there are."""
+        if not 1 <= num_pairs <= self.manifest.num_pairs:
+            raise ConfigError(f"the first {num_pairs} of {self.manifest.num_pairs} prepared pairs: ask for 1 to {self.manifest.num_pairs}")
+        counts: dict[tuple[int, str], int] = {}
+        kept = []
+        for pair in self.manifest.pairs:
+            place = counts[pair.distance_env_steps, pair.stratum] = counts.get((pair.distance_env_steps, pair.stratum), 0) + 1
+            kept += [pair] if place <= num_pairs else []
+        ids = {pair.id for pair in kept}
+        floors, ceiling = self.references.floors, self.references.ceiling
+        return PreparedPairs(
+            manifest=replace(self.manifest, num_pairs=num_pairs, pairs=tuple(kept)),
+            references=References(
+                floors={name: {pair: hit for pair, hit in hits.items() if pair in ids} for name, hits in floors.items()},
+                ceiling=None if ceiling is None else {pair: hit for pair, hit in ceiling.items() if pair in ids},
+            ),
+        )
+
     def save(self, path: Path) -> None:
         """Write everything to a JSON file with the manifest's hash and the versions of what simulated it."""
         references = {"floors": self.references.floors, "ceiling": self.references.ceiling}
@@ -57,9 +76,11 @@ class PreparedPairs:
         return cls(manifest=manifest, references=found)
 
 
-def prepare_pairs(env: str, env_options: dict[str, Any], *, distances: Sequence[int], num_pairs: int, seed: int = 0) -> PreparedPairs:
-    """Pairs of protocol ``heldout``, and the scripted policies tried on them."""
-    manifest = make_pairs(env, env_options, distances=distances, num_pairs=num_pairs, seed=seed)
+def prepare_pairs(
+    env: str, env_options: dict[str, Any], *, distances: Sequence[int], num_pairs: int, seed: int = 0, strata: Sequence[str] | None = None
+) -> PreparedPairs:
+    """Pairs of protocol ``heldout``, of all the world's strata or of those asked for, and the scripted policies tried on them."""
+    manifest = make_pairs(env, env_options, distances=distances, num_pairs=num_pairs, seed=seed, strata=strata)
     return PreparedPairs(manifest=manifest, references=run_references(manifest))
 
 

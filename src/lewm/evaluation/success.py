@@ -104,21 +104,27 @@ def evaluate_scripted(
     env_options: dict[str, Any],
     command: str = "",
     progress: Progress | None = None,
+    prepared: PreparedPairs | None = None,
     **pairs: Any,
 ) -> dict[str, Any]:
     """The result of a scripted policy, such as ``search``, on the pairs of ``make_pairs``, whose other arguments are ``pairs``.
 
-    The policy sees the true state: the result has no checkpoint, and ``planner`` names the policy.
+    The policy sees the true state: the result has no checkpoint, and ``planner`` names the policy. ``prepared`` are these very pairs, made before.
     """
     policy = scripted_policy(env, name, **(policy_options or {}))
     if "protocol" in pairs:
         env_options = env_options | protocol_options(pairs["protocol"], env, env_options)
-    manifest = make_pairs(env, env_options, **pairs)
+    if prepared is not None:
+        prepared.check(env=env, env_options=env_options, **pairs)
+    manifest = make_pairs(env, env_options, **pairs) if prepared is None else prepared.manifest
     if progress is not None:
         progress(f"running policy {name} on {len(manifest.pairs)} pairs")
     outcomes = run_scripted_on(manifest, policy)
     planner = {"policy": name, "policy_options": policy_options or {}}
-    return _completed(manifest, outcomes, {"planner": planner, "command": command, "plan_ms": _plan_ms(PlanTimes(), PlanTimes())}, progress)
+    references = None if prepared is None else prepared.references
+    return _completed(
+        manifest, outcomes, {"planner": planner, "command": command, "plan_ms": _plan_ms(PlanTimes(), PlanTimes())}, progress, references
+    )
 
 
 def _completed(

@@ -1,0 +1,75 @@
+"""The heads that methods need: found in the runs, found where an earlier comparison trained them, or trained now.
+
+``<out>/heads/<run>/<head>`` is a complete run: the world model bit for bit, and the head. The latents that it was trained on are kept in the run.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from lewm.checkpoint import find_checkpoint, read_description
+from lewm.errors import CheckpointError, LewmError
+from lewm.planner_lab.methods import RECIPES
+from lewm.planner_lab.plan import RunFacts
+from lewm.run_directory import write_json
+
+
+def run_with_head(run: RunFacts, head: str, out: Path) -> Path | None:
+    """The run itself if it has the head, or the one that was trained from it; None if there is neither."""
+    recipe = RECIPES[head]
+    if recipe.fits(run.heads):
+        return run.path
+    trained = head_path(run, head, out)
+    with suppress(CheckpointError):
+        description = read_description(find_checkpoint(trained))
+        origin = description.get("provenance", {}).get("heads", {}).get(recipe.stage, {})
+        if recipe.fits(description.get("heads", {})) and origin.get("base_checkpoint_sha256") == run.sha256:
+            return trained
+    return None
+
+
+def head_path(run: RunFacts, head: str, out: Path) -> Path:
+    """Where a head is trained."""
+    return out / "heads" / run.name / head
+
+
+def train_heads(run: RunFacts, heads: Sequence[str], data: Path, out: Path, num_steps: int | None) -> None:
+    """Train heads of a run, one after another, on one thread; a training that was cut off begins anew. What goes wrong is kept as the reason."""
+    from lewm.head_config import LatentHeadConfig
+    from lewm.head_training import train_head
+    from lewm.planner_lab.cells import COMMAND
+
+    for head in heads:
+        place, reason = head_path(run, head, out), _reason_path(run, head, out)
+        shutil.rmtree(place, ignore_errors=True)
+        settings = RECIPES[head].settings(num_threads=1, **({} if num_steps is None else {"num_steps": num_steps}))
+        assert isinstance(settings, LatentHeadConfig)
+        try:
+            train_head(settings, base=run.path, data=data, out=place, command=COMMAND)
+            reason.unlink(missing_ok=True)
+        except LewmError as error:
+            write_json(reason, {"head": head, "error": str(error)})
+
+
+def why_missing(run: RunFacts, head: str, out: Path) -> str:
+    """Why a run has no head, and what to do."""
+    reason = _reason_path(run, head, out)
+    if reason.is_file():
+        return f"training the head {head!r} failed: {json.loads(reason.read_text())['error']}"
+    return f"the run has no head {head!r}: --train-heads trains it"
+
+
+def keep_latents(run: RunFacts, data: Path) -> None:
+    """Encode the training set for a run, unless that is done: once, before several processes ask for it."""
+    from lewm.checkpoint import load_checkpoint
+    from lewm.evaluation.label_goals import matching_store
+    from lewm.evaluation.run_latents import run_latents
+
+    checkpoint = load_checkpoint(run.path)
+    run_latents(checkpoint, matching_store(checkpoint, data))
+
+
+def _reason_path(run: RunFacts, head: str, out: Path) -> Path:
+    return out / "heads" / run.name / f"{head}.error.json"

@@ -1,0 +1,77 @@
+"""What a decision costs: whole episodes one at a time, one method after another, in one process with one thread."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lewm.errors import LewmError
+from lewm.evaluation.outcomes import PlanTimes, run_policy
+from lewm.evaluation.prepared_pairs import PreparedPairs
+from lewm.planner_lab.cells import Cell, CellPlace, data_for
+from lewm.versions import hardware
+
+LATENCY_FILE = "latency.json"
+MOST_ENV_STEPS = 50
+"""Of an episode that is timed: two plans of a planner that executes 25 env steps of each."""
+
+
+def measure(cell: Cell, place: CellPlace, num_episodes: int) -> dict[str, Any]:
+    """Milliseconds per decision and per env step of the cell's agent on its first pairs, JSON-ready; ``error`` where it cannot act.
+
+    A decision is a call that looks at a frame; looking itself (rendering) is not counted. One episode before the others warms up.
+    """
+    from lewm.evaluation.workflow import load_policy
+
+    about = {"identity": identity(cell, num_episodes), "hardware": hardware()}
+    try:
+        assert cell.run is not None
+        data = None if cell.planner is None else data_for(cell.planner, place.env, place.data)
+        policy = load_policy(cell.run, planner=cell.planner, data=data)
+    except LewmError as error:
+        return about | {"error": str(error)}
+    manifest = PreparedPairs.load(place.pairs).first(cell.num_pairs).manifest
+    times, num_env_steps = PlanTimes(), 0
+    load_before = os.getloadavg()[0]
+    for number, pair in enumerate([manifest.pairs[0], *manifest.pairs[:num_episodes]]):
+        found = PlanTimes()
+        outcome = run_policy(
+            policy,
+            manifest.env,
+            manifest.env_options,
+            [pair.start_state],
+            [pair.goal_state],
+            [manifest.policy_seed(pair)],
+            min(MOST_ENV_STEPS, pair.budget_env_steps),
+            times=found,
+        )[0]
+        if number > 0:
+            times.seconds += found.seconds
+            times.num_episodes += found.num_episodes
+            num_env_steps += len(outcome.actions)
+    p50, p95 = np.quantile(times.per_plan_ms(), [0.5, 0.95])
+    return about | {
+        "p50_ms": round(float(p50), 3),
+        "p95_ms": round(float(p95), 3),
+        "ms_per_env_step": round(1e3 * sum(times.seconds) / num_env_steps, 3),
+        "num_decisions": len(times.seconds),
+        "num_env_steps": num_env_steps,
+        "load_average": round(load_before, 2),
+    }
+
+
+def identity(cell: Cell, num_episodes: int) -> dict[str, Any]:
+    """What a measurement is of, as a file holds it: one of anything else is made again."""
+    planner = None if cell.planner is None else dataclasses.asdict(cell.planner)
+    about = {"method": cell.method, "checkpoint_sha256": cell.sha256, "planner": planner, "num_episodes": num_episodes, "distance": cell.distance}
+    found: dict[str, Any] = json.loads(json.dumps(about))
+    return found
+
+
+def read_latency(out: Path) -> dict[str, dict[str, Any]]:
+    """What was measured, by method."""
+    path = out / LATENCY_FILE
+    return dict(json.loads(path.read_text())) if path.is_file() else {}

@@ -1,0 +1,96 @@
+"""The comparison as text and as Markdown: rates, differences to the baseline, and what is not there."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lewm.evaluation.outcomes import FLOORS
+
+NOT_MEASURED = "not measured yet"
+
+
+def text_tables(result: dict[str, Any]) -> str:
+    """For the console."""
+    parts = [_aligned(_success_rows(result)), f"success minus that of {result['baseline']}:", _aligned(_difference_rows(result)), *_notes(result)]
+    return "\n".join(parts)
+
+
+def markdown_tables(result: dict[str, Any]) -> str:
+    """For documents; published figures, which are not comparable, are in italics."""
+    success = [[*row[:-1], f"*{row[-1]}*" if row[-1] else ""] for row in _success_rows(result)]
+    parts = [_markdown(success), f"Success minus that of `{result['baseline']}`:", _markdown(_difference_rows(result)), *_notes(result)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _success_rows(result: dict[str, Any]) -> list[list[str]]:
+    distances = [str(distance) for distance in result["distances"]]
+    ends = ["n x seeds", "ms/decision p50 / p95", "ms/env step", "published (their protocol, budget)"]
+    rows = [["method", "kind", "futures", *(f"D = {distance}" for distance in distances), *ends]]
+    for row in result["rows"]:
+        latency = row["latency"] or {}
+        timed = "p50_ms" in latency
+        rows.append(
+            [
+                row["method"],
+                row["kind"],
+                "-" if row["futures_per_plan"] is None else str(row["futures_per_plan"]),
+                *(_interval(row["by_distance"].get(distance, {}).get("success")) for distance in distances),
+                _sizes(list(row["by_distance"].values())),
+                f"{latency['p50_ms']:.1f} / {latency['p95_ms']:.1f}" if timed else "-",
+                f"{latency['ms_per_env_step']:.1f}" if timed else "-",
+                row["published"],
+            ]
+        )
+    return rows
+
+
+def _difference_rows(result: dict[str, Any]) -> list[list[str]]:
+    distances = [str(distance) for distance in result["distances"]]
+    rows = [["method", *(f"D = {distance}" for distance in distances)]]
+    for row in result["rows"]:
+        if row["method"] in FLOORS or row["method"] == result["baseline"]:
+            continue
+        rows.append([row["method"], *(_difference(row["by_distance"].get(distance, {}).get("difference")) for distance in distances)])
+    return rows
+
+
+def _notes(result: dict[str, Any]) -> list[str]:
+    lines = [f"{result['env']}, {result['stratum']} pairs of protocol heldout, budget 2 D, seed {result['seed']}; runs {', '.join(result['runs'])}"]
+    hashes = [f"D = {distance} {sha256[:12]}" for distance, sha256 in sorted(result["manifests"].items(), key=lambda item: int(item[0]))]
+    lines += [f"pairs (SHA-256 of the manifest): {', '.join(hashes)}"] if hashes else []
+    conditions = result["latency_conditions"]
+    if conditions is not None:
+        load = conditions["load_average"]
+        lines.append(f"decisions timed alone on one thread of {', '.join(conditions['hardware'])}, load average {load['low']:g} to {load['high']:g}")
+    lines += [f"left out: {name}: {reason}" for name, reason in result["left_out"].items()]
+    lines += [f"failed: {name}: {reason}" for name, reason in result["errors"].items()]
+    waiting = [name for name in result["not_measured"] if name not in result["errors"]]
+    if waiting:
+        lines.append(f"{len(waiting)} cells are {NOT_MEASURED}: {', '.join(waiting)}")
+    return lines
+
+
+def _interval(estimate: dict[str, float] | None) -> str:
+    return NOT_MEASURED if estimate is None else f"{estimate['rate']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
+
+
+def _difference(difference: dict[str, Any] | None) -> str:
+    if difference is None:
+        return "-"
+    p = "" if difference["p"] is None else f" p={difference['p']:.2g}"
+    return f"{difference['rate']:+.2f} [{difference['low']:+.2f}, {difference['high']:+.2f}]{p}"
+
+
+def _sizes(by_distance: Sequence[dict[str, Any]]) -> str:
+    """``100 x 3``; where distances differ, each of them."""
+    sizes = [f"{fields['n']} x {fields['num_seeds']}" if fields["num_seeds"] > 1 else str(fields["n"]) for fields in by_distance]
+    return ", ".join(dict.fromkeys(sizes)) if len(set(sizes)) == 1 else ", ".join(sizes)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(cells) + " |" for cells in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
