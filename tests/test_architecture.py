@@ -12,17 +12,18 @@ from lewm.registry import TABLES
 
 SOURCE = Path(lewm.__file__).parent
 STAGES = [
-    ("errors", "schema", "registry", "setting_checks", "planner_config", "config", "head_config", "config_files", "presets", "seeds", "versions"),
+    ("errors", "schema", "registry", "setting_checks", "planner_config", "config", "head_config", "policy_config", "config_files", "presets", "seeds", "versions"),
     ("models",),
     ("devices", "distributed", "objectives"),
     ("planning",),
     ("envs",),
     ("data",),
     ("run_directory", "checkpoint"),
+    ("learned_policies",),
     ("official_weights",),
     ("evaluation",),
     ("resuming", "fine_tuning"),
-    ("training", "decoder_training"),
+    ("training", "decoder_training", "policy_training"),
     ("report", "deploy", "compat"),
     ("cards",),
     ("hub",),

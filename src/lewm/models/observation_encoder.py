@@ -3,6 +3,8 @@
 Axes: R row (observations, flattened), V view, Y X image, P proprioception, D latent.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -54,6 +56,13 @@ class ObservationEncoder(nn.Module):
             features = torch.cat([features, self.proprioception(proprioception)], dim=-1)
         latents: Tensor = self.projector(features)
         return latents.view(*leading, -1)
+
+    def encode_together(self, observations: Sequence[Observation[Tensor]]) -> list[Float[Tensor, "_ D"]]:
+        """Latents of several batches of observations, with one set of BatchNorm statistics for all of them."""
+        frames = torch.cat([each.frames for each in observations])
+        proprioception = [each.proprioception for each in observations if each.proprioception is not None]
+        latents = self.encode(Observation(frames, torch.cat(proprioception) if proprioception else None))
+        return list(torch.split(latents, [len(each.frames) for each in observations]))
 
     def _normalised_pixels(self, frames: Tensor) -> Tensor:
         """uint8 [R, V, Y, X, 3] -> [R, 3 V, Y, X], with the channels last in memory where there is one view."""
