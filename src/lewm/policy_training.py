@@ -71,9 +71,9 @@ def train_policy(
 ) -> Path:
     """Train the policy called ``name`` on the training episodes of ``data`` and write the run directory ``out``, which is returned.
 
-    Of ``config``, a world model's, the sections ``data`` (stack, action block, held-out episodes), ``encoder`` and ``model`` (latent, projector)
-    count, so that a policy and a world model of one preset look at the same frames with the same network. Errors: ``ConfigError``, ``DataError`` for data
-    without actions or with too short episodes, ``TrainingError`` when the loss is not finite.
+    Of ``config``, a world model's, three sections count: ``data`` (stack, action block, held-out episodes), ``encoder`` and ``model`` (latent,
+    projector), so that a policy and a world model of one preset look at the same frames with the same network. Errors: ``ConfigError``, ``DataError``
+    for data without actions or with too short episodes, ``TrainingError`` when the loss is not finite.
     """
     LEARNERS.entry(name)
     settings = settings or POLICY_CONFIGS[name]()

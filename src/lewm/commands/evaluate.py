@@ -239,9 +239,8 @@ def _success(words: Sequence[str]) -> None:
         "command": command_line("eval", words),
         "progress": say,
     }
-    result = (
-        _scripted_result(arguments, words, settings, num_pairs) if _is_scripted(arguments) else _run_result(arguments, words, settings, num_pairs)
-    )
+    result_of = _scripted_result if _is_scripted(arguments) else _run_result
+    result = result_of(arguments, words, settings, num_pairs)
     show(success_table(result))
     write_to_run(arguments.json, result, arguments.run)
 
