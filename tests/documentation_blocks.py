@@ -31,6 +31,7 @@ SHRUNK = {  # what makes a command of the documentation small; everything else r
     r"--preset ([\w-]+-(?:laptop|atariari))( --episodes \d+)?": r"--preset \1 --episodes 24 --max-env-steps 40",
     r"--train.num-steps \d+": "--train.num-steps 2",
     r"--decoder.num-steps \d+": "--decoder.num-steps 2",
+    r"--(gcbc|gciql)\.num-steps \d+": r"--\1.num-steps 2",
     r"--num-frames \d+": "--num-frames 200",
     r"--supervised-steps \d+": "--supervised-steps 2",
     r'lewm\.load_preset\("laptop"\)': 'lewm.load_config(Path("small.toml"), lewm.load_preset("laptop"))',

@@ -12,20 +12,8 @@ from lewm.registry import TABLES
 
 SOURCE = Path(lewm.__file__).parent
 STAGES = [
-    (
-        "errors",
-        "schema",
-        "registry",
-        "setting_checks",
-        "planner_config",
-        "config",
-        "head_config",
-        "policy_config",
-        "config_files",
-        "presets",
-        "seeds",
-        "versions",
-    ),
+    ("errors", "schema", "registry", "setting_checks", "planner_config", "config", "head_config", "config_files", "presets", "seeds", "versions"),
+    ("policy_config",),
     ("models",),
     ("devices", "distributed", "objectives"),
     ("planning",),

@@ -67,8 +67,8 @@ def evaluate(
 
     ``run`` holds a world model, which plans, or a learned policy, which has no ``planner``. ``episodes`` start/goal pairs per distance and stratum,
     made with the settings of ``make_pairs``. ``planner`` defaults to the run's own settings (protocol ``official``: to LeWorldModel's), ``env`` to
-    the world of its data, whose options ``env_options`` and the protocol change. ``ConfigError`` for a world with other actions than the run's; an env
-    step of another length is allowed where ``env_options`` say so, and the result then records the trained one as ``planner.trained_action_repeat``.
+    the world of its data, whose options ``env_options`` and the protocol change. ``ConfigError`` for a world with other actions than the run's; an
+    env step of another length is allowed where ``env_options`` say so: the result then records the trained one as ``planner.trained_action_repeat``.
     ``data`` (the training set) is needed where goals are compared by labels (``planner.goal``): a probe of them is fitted on it. The pairs of every
     protocol but ``heldout`` are rows of it; there it defaults to the run's own training set, if that is still where it was. ``prepared`` are
     the pairs of these very settings with their floors, made before; single plans of ``num_latency_episodes`` are timed afterwards.
