@@ -32,6 +32,7 @@ SHRUNK = {  # what makes a command of the documentation small; everything else r
     r"--train.num-steps \d+": "--train.num-steps 2",
     r"--(decoder|inverse-goal|intent|distance)\.num-steps \d+": r"--\1.num-steps 2",
     r"--head-steps \d+": "--head-steps 2",
+    r"--(gcbc|gciql)\.num-steps \d+": r"--\1.num-steps 2",
     r"--num-frames \d+": "--num-frames 200",
     r"--supervised-steps \d+": "--supervised-steps 2",
     r'lewm\.load_preset\("laptop"\)': 'lewm.load_config(Path("small.toml"), lewm.load_preset("laptop"))',

@@ -29,6 +29,8 @@ from lewm.schema import ActionSpec, ObservationSpec
 
 FORMAT = 1
 _PREFIX = "step-"
+POLICY_KEY = "policy"
+"""In ``config.json``: the checkpoint is a learned policy's (``lewm.learned_policies``), not a world model's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +81,12 @@ def save_checkpoint(
     try:
         with directory_written_atomically(path) as temporary:
             (temporary / "config.json").write_text(json.dumps(description, indent=1) + "\n")
-            save_file(_contiguous(model.state_dict() | head_tensors(heads or {})), temporary / "model.safetensors")
+            save_file(contiguous(model.state_dict() | head_tensors(heads or {})), temporary / "model.safetensors")
             if trainer_tensors is not None:
-                save_file(_contiguous(trainer_tensors), temporary / "trainer.safetensors")
+                save_file(contiguous(trainer_tensors), temporary / "trainer.safetensors")
                 (temporary / "trainer.json").write_text(json.dumps(trainer_state) + "\n")
             for file in temporary.iterdir():
-                _flush_to_disk(file)
+                flush_to_disk(file)
     except (DataError, SafetensorError) as error:
         raise CheckpointError(f"cannot write checkpoint {str(path)!r}: {error}; free some space or choose another --out, then `--resume`") from error
     return path
@@ -95,10 +97,11 @@ def load_checkpoint(path: Path | str, device: str = "cpu") -> Checkpoint:
     check_device(device)
     directory = find_checkpoint(Path(path))
     description = read_description(directory)
+    _check_world_model(directory, description)
     try:
         config = from_dict(description["config"])
-        observation_spec = ObservationSpec(**_with_tuples(description["observation_spec"]))
-        action_spec = ActionSpec(**_with_tuples(description["action_spec"]))
+        observation_spec = ObservationSpec(**with_tuples(description["observation_spec"]))
+        action_spec = ActionSpec(**with_tuples(description["action_spec"]))
         step, env, provenance = int(description["step"]), dict(description["env"]), dict(description["provenance"])
         declared = dict(description.get("heads", {}))
     except LewmError as error:
@@ -202,11 +205,23 @@ def check_shapes(file: Path, expected: dict[str, tuple[int, ...]]) -> None:
         raise CheckpointError(f"weights {str(file)!r} do not fit the configuration beside them: {shown}")
 
 
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _check_world_model(directory: Path, description: dict[str, Any]) -> None:
+    if POLICY_KEY in description:
+        about = description[POLICY_KEY]
+        name = about.get("name") if isinstance(about, dict) else about
+        raise CheckpointError(
+            f"{str(directory)!r} holds a learned policy ({name}), and this needs a world model (`lewm train` without --policy): a policy's run is "
+            "for `lewm eval success`, `lewm verify`, `lewm compare` and `lewm info`"
+        )
+
+
+def contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors takes them: copies in the machine's memory."""
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
-def _flush_to_disk(file: Path) -> None:
+def flush_to_disk(file: Path) -> None:
+    """Wait until a written file is on the disk."""
     descriptor = os.open(file, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -214,5 +229,6 @@ def _flush_to_disk(file: Path) -> None:
         os.close(descriptor)
 
 
-def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+def with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """Values as they were before JSON made lists of tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

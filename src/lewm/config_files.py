@@ -32,15 +32,19 @@ def load_preset(name: str) -> Config:
 
 def load_config(path: Path, base: Config | None = None) -> Config:
     """The configuration in a TOML file; what it does not say comes from ``base`` (default: the paper's)."""
+    return from_dict(read_toml(path), base)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values in a TOML file; ``ConfigError`` if it cannot be read."""
     try:
-        values = tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise ConfigError(f"there is no configuration file {str(path)!r}") from None
     except OSError as error:
         raise ConfigError(f"configuration file {str(path)!r} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"configuration file {str(path)!r} is not valid TOML: {error}") from None
-    return from_dict(values, base)
 
 
 def from_dict(values: dict[str, Any], base: Config | None = None) -> Config:
@@ -85,8 +89,13 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def to_toml(config: Config) -> str:
     """The configuration as a TOML file that ``load_config`` reads back."""
+    return sections_to_toml(to_dict(config))
+
+
+def sections_to_toml(sections: dict[str, dict[str, Any]]) -> str:
+    """Tables of plain values as TOML."""
     lines = []
-    for name, section in to_dict(config).items():
+    for name, section in sections.items():
         lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in section.items()), ""]
     return "\n".join(lines)
 

@@ -239,6 +239,15 @@ HEADS = Table(
     },
 )
 
+LEARNERS = Table(
+    "learned policy",
+    {
+        "gcbc": Entry(target="lewm.learned_policies.gcbc:GCBC", summary="goal-conditioned behaviour cloning: what was done on the way to the goal"),
+        "gciql": Entry(target="lewm.learned_policies.gciql:GCIQL", summary="goal-conditioned implicit Q-learning: a value, and a policy of it"),
+    },
+    plural="learners",
+)
+
 FORMATS = Table(
     "format",
     {
@@ -313,6 +322,7 @@ TABLES = {
     "objectives": OBJECTIVES,
     "encoders": ENCODERS,
     "heads": HEADS,
+    "learners": LEARNERS,
     "formats": FORMATS,
     "evaluations": EVALUATIONS,
 }

@@ -13,15 +13,32 @@ from lewm.errors import CheckpointError, ConfigError
 from lewm.models.world_model import WorldModel
 from lewm.objectives.base import Objective
 
+OPTIMIZER = "optimizer."
+"""Of the names of an optimizer's tensors."""
+
 
 def trainer_state(
     objective: Objective, optimizer: torch.optim.Optimizer, step: int, looks: list[dict[str, float]], elapsed_s: float
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What a checkpoint keeps for resuming: tensors of the optimizer and of networks beside the world model, and plain values."""
     tensors = {f"objective.{name}": tensor for name, tensor in objective.state_dict().items() if not name.startswith("world_model.")}
-    for index, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
-    return tensors, {"step": step, "looks": looks, "train_seconds": elapsed_s}
+    return tensors | optimizer_tensors(optimizer), {"step": step, "looks": looks, "train_seconds": elapsed_s}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of an optimizer by name, for a file of tensors."""
+    state = optimizer.state_dict()["state"]
+    return {f"{OPTIMIZER}{index}.{name}": value for index, values in state.items() for name, value in values.items()}
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """What ``optimizer.load_state_dict`` takes, from the tensors of ``optimizer_tensors``; others are left alone."""
+    restored: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(OPTIMIZER):
+            _, index, key = name.split(".", 2)
+            restored.setdefault(int(index), {})[key] = tensor
+    return {"state": restored, "param_groups": optimizer.state_dict()["param_groups"]}
 
 
 def restore(
@@ -54,12 +71,7 @@ def base_of(out: Path) -> dict[str, Any] | None:
 def _take_over(objective: Objective, optimizer: torch.optim.Optimizer, model: WorldModel, tensors: dict[str, Tensor]) -> None:
     weights = {f"world_model.{name}": tensor for name, tensor in model.state_dict().items()}
     objective.load_state_dict(weights | {name.removeprefix("objective."): t for name, t in tensors.items() if name.startswith("objective.")})
-    restored: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            restored.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": restored, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(optimizer_state(optimizer, tensors))
 
 
 MAY_CHANGE_ON_RESUME = {"device", "num_devices", "num_threads", "log_every_steps", "checkpoint_every_steps", "on_collapse", "use_compile"}

@@ -240,13 +240,15 @@ def _success(words: Sequence[str]) -> None:
         "command": command_line("eval", words),
         "progress": say,
     }
-    result = _scripted_result(arguments, words, settings, num_pairs) if _is_scripted(arguments) else _run_result(arguments, settings, num_pairs)
+    result_of = _scripted_result if _is_scripted(arguments) else _run_result
+    result = result_of(arguments, words, settings, num_pairs)
     show(success_table(result))
     write_to_run(arguments.json, result, arguments.run)
 
 
-def _run_result(arguments: SuccessArguments, settings: dict[str, Any], num_pairs: int) -> dict[str, Any]:
+def _run_result(arguments: SuccessArguments, words: Sequence[str], settings: dict[str, Any], num_pairs: int) -> dict[str, Any]:
     from lewm.evaluation.workflow import evaluate as run_evaluation
+    from lewm.learned_policies.checkpoints import is_policy
 
     if arguments.policy_option:
         raise ConfigError("--policy-option is for a scripted policy, and this is a run: its search has --planner.KEY VALUE")
@@ -254,11 +256,15 @@ def _run_result(arguments: SuccessArguments, settings: dict[str, Any], num_pairs
         arguments.run,
         env=arguments.env,
         episodes=num_pairs,
-        planner=arguments.planner,
+        planner=None if is_policy(arguments.run) and not _planner_flags(words) else arguments.planner,
         data=arguments.data,
         device=arguments.device,
         **settings,
     )
+
+
+def _planner_flags(words: Sequence[str]) -> list[str]:
+    return [word for word in words if word.startswith("--planner.")]
 
 
 def _scripted_result(arguments: SuccessArguments, words: Sequence[str], settings: dict[str, Any], num_pairs: int) -> dict[str, Any]:
@@ -337,7 +343,10 @@ def _robustness(words: Sequence[str]) -> None:
 
 
 def write_to_run(path: Path | None, result: dict[str, Any], run: Path) -> None:
-    """Write the result; the card of the run whose results it joins then shows it."""
+    """Write the result; the card of the run whose results it joins then shows it. A learned policy's run has no card."""
     write_result(path, result)
     if path is not None and path.resolve().parent == (run / "results").resolve():
-        refresh_card(run)
+        from lewm.learned_policies.checkpoints import is_policy
+
+        if not is_policy(run):
+            refresh_card(run)

@@ -17,7 +17,7 @@ from lewm.data.formats.recognition import recognise
 from lewm.errors import ConfigError, DataError, LewmError, MissingExtraError
 from lewm.registry import TABLES
 
-Kind = Literal["envs", "policies", "planners", "objectives", "encoders", "heads", "formats", "presets", "collections", "evaluations"]
+Kind = Literal["envs", "policies", "planners", "objectives", "encoders", "heads", "learners", "formats", "presets", "collections", "evaluations"]
 
 
 @dataclass(frozen=True)

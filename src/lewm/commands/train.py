@@ -17,7 +17,7 @@ from lewm.errors import ConfigError
 
 @dataclass(frozen=True)
 class TrainArguments:
-    """Train a world model from the pixels of a dataset."""
+    """Train a world model from the pixels of a dataset. A policy as a floor for it: `lewm train --policy gcbc --help`."""
 
     data: Path
     """Dataset directory."""
@@ -45,11 +45,16 @@ class TrainArguments:
 
 
 def train(words: Sequence[str]) -> None:
-    """Train a world model, or a network on the latents of one, and print where it is."""
+    """Train a world model, a network on the latents of one, or a policy, and print where it is."""
     if any(word.partition("=")[0] == "--stage" for word in words):
         from lewm.commands.train_stage import train_stage
 
         train_stage(words)
+        return
+    if any(word.partition("=")[0] == "--policy" for word in words):
+        from lewm.commands.train_policy import train_policy
+
+        train_policy(words)
         return
     arguments = parse(TrainArguments, "train", words, default=_with_base(words))
     config = arguments.settings

@@ -28,6 +28,8 @@ from lewm.evaluation.protocol import HELDOUT
 from lewm.evaluation.reconstruction import reconstruction_table
 from lewm.evaluation.success import NUM_LATENCY_EPISODES, evaluate_success
 from lewm.evaluation.surprise import surprise_table
+from lewm.learned_policies.agent import LearnedAgent
+from lewm.learned_policies.checkpoints import PolicyCheckpoint, is_policy, load_policy_checkpoint
 from lewm.planning.mpc import MPCPolicy
 from lewm.registry import EVALUATIONS
 from lewm.versions import versions
@@ -63,26 +65,24 @@ def evaluate(
 ) -> dict[str, Any]:
     """How often a run reaches goals that it never trained on: the result of ``lewm eval success``, JSON-ready.
 
-    ``episodes`` start/goal pairs per distance and stratum, made with the settings of ``make_pairs``. ``planner`` defaults to the run's own settings
-    (protocol ``official``: to LeWorldModel's), ``env`` to the world of its data, whose options ``env_options`` and the protocol change.
-    ``ConfigError`` for a world with other actions than the run's; an env step of another length is allowed where ``env_options`` say so, and the
-    result then records the trained one as ``planner.trained_action_repeat``.
+    ``run`` holds a world model, which plans, or a learned policy, which has no ``planner``. ``episodes`` start/goal pairs per distance and stratum,
+    made with the settings of ``make_pairs``. ``planner`` defaults to the run's own settings (protocol ``official``: to LeWorldModel's), ``env`` to
+    the world of its data, whose options ``env_options`` and the protocol change. ``ConfigError`` for a world with other actions than the run's; an
+    env step of another length is allowed where ``env_options`` say so: the result then records the trained one as ``planner.trained_action_repeat``.
     ``data`` (the training set) is needed where goals are compared by labels (``planner.goal``): a probe of them is fitted on it; and where
     actions are retrieved from it (``planner.proposals``). The pairs of every
     protocol but ``heldout`` are rows of it; there it defaults to the run's own training set, if that is still where it was. ``prepared`` are
     the pairs of these very settings with their floors, made before; single plans of ``num_latency_episodes`` are timed afterwards.
     """
-    checkpoint = load_checkpoint(run, device)
-    planner = planner or protocol_planner(protocol, checkpoint.config.planner)
+    checkpoint = load_policy_checkpoint(run, device) if is_policy(run) else load_checkpoint(run, device)
     name, options = world_of(checkpoint, env, env_options)
     options |= protocol_options(protocol, name, env_options or {})
     repeat = check_actions(checkpoint, name, options, env_options or {})
     if data is None and protocol != HELDOUT:
         data = _own_training_set(checkpoint, Path(run))
-    is_data_for_goals = protocol == HELDOUT or kind_of_comparison(planner, name) == "labels"
-    comparison = compare_goals(checkpoint, planner, name, options, data if is_data_for_goals else None)
+    agent, acting = _agent_of(checkpoint, planner, protocol, name, options, data)
     return evaluate_success(
-        agent_of(checkpoint, planner, comparison.readout, data),
+        agent,
         env=name,
         env_options=options,
         distances=distances,
@@ -96,13 +96,40 @@ def evaluate(
         pair_data=data,
         prepared=prepared,
         num_latency_episodes=num_latency_episodes,
-        planner=comparison.describe(planner) | repeat,
+        planner=acting | repeat,
         checkpoint_sha256=checkpoint.sha256,
         dataset_sha256=str(checkpoint.provenance.get("dataset_sha256", "")),
         training_episode_seeds=training_seeds(checkpoint),
         command=command,
         progress=progress,
     )
+
+
+def _agent_of(
+    checkpoint: Checkpoint | PolicyCheckpoint,
+    planner: PlannerConfig | None,
+    protocol: str,
+    env: str,
+    env_options: dict[str, Any],
+    data: Path | str | None,
+) -> tuple[MPCPolicy | LearnedAgent, dict[str, Any]]:
+    """Who acts, and what the result says of it."""
+    if isinstance(checkpoint, PolicyCheckpoint):
+        _check_policy_settings(checkpoint, planner, protocol, data)
+        return LearnedAgent(checkpoint.model), checkpoint.describe()
+    planner = planner or protocol_planner(protocol, checkpoint.config.planner)
+    is_data_for_goals = protocol == HELDOUT or kind_of_comparison(planner, env) == "labels"
+    comparison = compare_goals(checkpoint, planner, env, env_options, data if is_data_for_goals else None)
+    return agent_of(checkpoint, planner, comparison.readout, data), comparison.describe(planner)
+
+
+def _check_policy_settings(checkpoint: PolicyCheckpoint, planner: PlannerConfig | None, protocol: str, data: Path | str | None) -> None:
+    """``ConfigError`` for what only a search has."""
+    about = f"{str(checkpoint.path)!r} holds a learned policy ({checkpoint.name})"
+    if planner is not None:
+        raise ConfigError(f"{about}, which does not plan: leave the planner's settings (--planner.KEY) out")
+    if data is not None and protocol == HELDOUT:
+        raise ConfigError(f"{about}, which needs no data to compare goals: leave --data out, or name the --protocol whose pairs are its rows")
 
 
 def load_policy(run: Path | str, *, planner: PlannerConfig | None = None, data: Path | str | None = None, device: str = "cpu") -> MPCPolicy:
@@ -199,7 +226,7 @@ def _described(peer: Checkpoint, checkpoint: Checkpoint, dataset_sha256: str) ->
     }
 
 
-def world_of(checkpoint: Checkpoint, env: str | None, env_options: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:
+def world_of(checkpoint: Checkpoint | PolicyCheckpoint, env: str | None, env_options: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:
     """Name and options of the world that a run is evaluated in; ``ConfigError`` for a run without one."""
     trained = checkpoint.env
     name = env or trained.get("name")
@@ -209,7 +236,7 @@ def world_of(checkpoint: Checkpoint, env: str | None, env_options: dict[str, Any
     return name, options | (env_options or {})
 
 
-def check_actions(checkpoint: Checkpoint, name: str, options: dict[str, Any], explicit: dict[str, Any]) -> dict[str, int]:
+def check_actions(checkpoint: Checkpoint | PolicyCheckpoint, name: str, options: dict[str, Any], explicit: dict[str, Any]) -> dict[str, int]:
     """What a result has to record where an env step is not as long as in training; ``ConfigError`` for actions that mean something else."""
     trained = checkpoint.model.action_spec
     if trained.kind == "none":
@@ -230,7 +257,7 @@ def check_actions(checkpoint: Checkpoint, name: str, options: dict[str, Any], ex
     return {"trained_action_repeat": trained.action_repeat}
 
 
-def _own_training_set(checkpoint: Checkpoint, run: Path) -> Path | None:
+def _own_training_set(checkpoint: Checkpoint | PolicyCheckpoint, run: Path) -> Path | None:
     """Where the data that the run was trained on lie, if they lie where its command or a demo put them: known by their hash."""
     sha256 = checkpoint.provenance.get("dataset_sha256")
     words: list[str] = []
@@ -245,7 +272,7 @@ def _own_training_set(checkpoint: Checkpoint, run: Path) -> Path | None:
     return None
 
 
-def training_seeds(checkpoint: Checkpoint) -> np.ndarray | None:
+def training_seeds(checkpoint: Checkpoint | PolicyCheckpoint) -> np.ndarray | None:
     """Seeds of the training episodes, of the base that training started from as well, which evaluation episodes must not share."""
     seeds = checkpoint.provenance.get("episode_seeds")
     base_seeds = checkpoint.provenance.get("base", {}).get("episode_seeds", [])

@@ -8,22 +8,19 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from lewm.config import Config
 from lewm.errors import ConfigError, DataError
 from lewm.models.layers import KeysValues, Projector
+from lewm.models.observation_encoder import IMAGENET_MEAN as IMAGENET_MEAN
+from lewm.models.observation_encoder import IMAGENET_STD as IMAGENET_STD
+from lewm.models.observation_encoder import ObservationEncoder
 from lewm.models.predictors import ActionEncoder, Predictor
-from lewm.registry import ENCODERS
-from lewm.schema import ActionSpec, Observation, ObservationSpec
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-PROPRIOCEPTION_WIDTH = 32
-"""Size of the embedding of the proprioception, which joins the encoder's features."""
+from lewm.schema import ActionSpec, ObservationSpec
 
 
-class WorldModel(nn.Module):
+class WorldModel(ObservationEncoder):
     """LeWorldModel (arXiv 2603.19312): an encoder, an action encoder and a causal predictor in latent space.
 
     All preprocessing is inside: frames come as uint8 and actions in env units, and the statistics that normalise them are buffers, saved with
@@ -32,21 +29,13 @@ class WorldModel(nn.Module):
 
     action_mean: Tensor
     action_std: Tensor
-    pixel_mean: Tensor
-    pixel_std: Tensor
 
     def __init__(self, config: Config, observation_spec: ObservationSpec, action_spec: ActionSpec) -> None:
-        super().__init__()
+        super().__init__(config, observation_spec)
         model = config.model
-        self.observation_spec, self.action_spec = observation_spec, action_spec
+        self.action_spec = action_spec
         self.action_block = config.data.action_block
-        self.latent_dimension, self.history_model_steps = model.latent_dimension, model.history_model_steps
-        self.encoder = ENCODERS.load(config.encoder.name)(config.encoder, observation_spec)
-        feature_width = self.encoder.feature_width
-        if observation_spec.proprioception:
-            self.proprioception = nn.Linear(len(observation_spec.proprioception), PROPRIOCEPTION_WIDTH)
-            feature_width += PROPRIOCEPTION_WIDTH
-        self.projector = Projector(feature_width, model.projector_width, model.latent_dimension)
+        self.history_model_steps = model.history_model_steps
         self.action_encoder = ActionEncoder(
             action_spec.block_dimension(self.action_block), model.action_channels, model.action_embedding_width, config.predictor.width
         )
@@ -54,8 +43,6 @@ class WorldModel(nn.Module):
         self.prediction_projector = Projector(config.predictor.width, model.projector_width, model.latent_dimension)
         self.register_buffer("action_mean", torch.zeros(action_spec.dimension))
         self.register_buffer("action_std", torch.ones(action_spec.dimension))
-        self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN))
-        self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD))
 
     def set_action_statistics(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Take over the mean and standard deviation of the training actions, per raw dimension [a], in env units.
@@ -73,21 +60,6 @@ class WorldModel(nn.Module):
     def action_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of the training actions, per raw dimension [a], in env units."""
         return tuple(self.action_mean.tolist()), tuple(self.action_std.tolist())
-
-    def encode(self, observation: Observation[Tensor]) -> Float[Tensor, "*batch D"]:
-        """Latents of observations with any leading axes: frames uint8 [..., V, Y, X, 3] (and proprioception [..., P] if the spec has it).
-
-        ``DataError`` if they are not what the observation spec says.
-        """
-        self._check(observation)
-        frames = observation.frames
-        leading = frames.shape[:-4]
-        features = self.encoder(self._normalised_pixels(frames.flatten(0, -5) if leading else frames[None]))
-        if observation.proprioception is not None and self.observation_spec.proprioception:
-            proprioception = observation.proprioception.to(self.pixel_mean.dtype).reshape(len(features), -1)
-            features = torch.cat([features, self.proprioception(proprioception)], dim=-1)
-        latents: Tensor = self.projector(features)
-        return latents.view(*leading, -1)
 
     def predict(self, latents: Float[Tensor, "B T D"], blocks: Float[Tensor, "B T A"]) -> Float[Tensor, "B T D"]:
         """Output t estimates latent t + 1 from the latents and action blocks (env units) up to t; at most ``history_model_steps`` of them."""
@@ -155,23 +127,6 @@ class WorldModel(nn.Module):
             return None
         _, seen = self.predictor.extend(latents, _stack_layers(modulations))
         return [(key.repeat_interleave(num_candidates, dim=0), value.repeat_interleave(num_candidates, dim=0)) for key, value in seen]
-
-    def _normalised_pixels(self, frames: Tensor) -> Tensor:
-        """uint8 [R, V, Y, X, 3] -> [R, 3 V, Y, X], with the channels last in memory where there is one view."""
-        scale = 1.0 / (255.0 * self.pixel_std)
-        pixels = torch.addcmul(-self.pixel_mean / self.pixel_std, frames.to(scale.dtype), scale)
-        return pixels.permute(0, 1, 4, 2, 3).flatten(1, 2)
-
-    def _check(self, observation: Observation[Tensor]) -> None:
-        frames, shape = observation.frames, self.observation_spec.frame_shape
-        if frames.dtype != torch.uint8 or tuple(frames.shape[-4:]) != shape:
-            raise DataError(
-                f"frames must be uint8 [..., {', '.join(map(str, shape))}] (views, height, width, RGB), got {frames.dtype} {list(frames.shape)}"
-            )
-        names, proprioception = self.observation_spec.proprioception, observation.proprioception
-        if names and (proprioception is None or proprioception.shape != (*frames.shape[:-4], len(names))):
-            got = "none" if proprioception is None else list(proprioception.shape)
-            raise DataError(f"proprioception must be [..., {len(names)}] ({', '.join(names)}) beside the frames, got {got}")
 
 
 def _stack_layers(steps: list[list[Tensor]]) -> list[Tensor]:

@@ -90,9 +90,7 @@ class DirectPolicy(MPCPolicy):
 
     def _decide(self, observations: Observation[np.ndarray], state: PolicyState) -> PolicyState:
         """Ask the actor, for the episodes whose turn it is."""
-        if state.frames is not None:
-            state = self._keep_frames(observations, state)
-            observations = Observation(self._stacked(state), observations.proprioception)
+        observations, state = self._with_stack(observations, state)
         decides = self._decides(state)
         rows = np.flatnonzero(decides)
         if len(rows) == 0:

@@ -22,6 +22,7 @@ from lewm.models.world_model import WorldModel
 from lewm.planning.base import BlockSpace, LinearReadout, Plan, Planner, check_kind
 from lewm.planning.costs import ImaginedCost, Rollout
 from lewm.planning.distributions import search_dtype
+from lewm.planning.frame_stacks import empty_frames, stacked, still, with_newest
 from lewm.planning.proposing import ProposalRequest, distance_of, proposer_of
 from lewm.planning.sampling import num_kept
 from lewm.planning.terms import ActionTerm, GoalTerm, LabelDistance, Term
@@ -108,16 +109,13 @@ class MPCPolicy:
     @torch.no_grad()
     def reset(self, goals: Observation[np.ndarray], seeds: Sequence[int]) -> PolicyState:
         """A state for new episodes: goals uint8 [E, V, Y, X, 3], one seed each."""
-        offsets = self.model.observation_spec.stack_offsets_env_steps
-        goal_frames = np.repeat(goals.frames, len(offsets), axis=1) if len(offsets) > 1 else goals.frames  # V = cameras -> cameras x stack
-        latents = self._encode(Observation(goal_frames, goals.proprioception))
+        latents = self._encode(still(goals, self.model.observation_spec))
         return self.reset_to(latents if self.readout is None else self.readout.read(latents), seeds)
 
     @torch.no_grad()
     def reset_to(self, goals: Float[Tensor, "E G"], seeds: Sequence[int]) -> PolicyState:
         """A state for new episodes whose goals are latents or, with a readout, labels in its unit."""
         num, history, device, dtype = len(seeds), self.config.history_model_steps, self.device, search_dtype(self.config)
-        offsets = self.model.observation_spec.stack_offsets_env_steps
         latent, block, steps = self.model.latent_dimension, self.space.block_dimension, self.config.horizon_model_steps
         num_elites = num_kept(self.config) if self.config.name == "icem" else 0
         return PolicyState(
@@ -131,7 +129,7 @@ class MPCPolicy:
             latents=torch.zeros(num, history, latent, device=device, dtype=dtype),
             blocks=torch.zeros(num, history - 1, block, device=device, dtype=dtype),
             num_latents=np.zeros(num, dtype=np.int64),
-            frames=None if len(offsets) == 1 else self._no_frames(num),
+            frames=empty_frames(self.model.observation_spec, num),
             elites=torch.full((num, num_elites, steps, block), torch.nan, device=device, dtype=dtype) if num_elites else None,
         )
 
@@ -163,11 +161,6 @@ class MPCPolicy:
             **{field.name: _concatenate([getattr(state, field.name) for state in states]) for field in dataclasses.fields(PolicyState)}
         )
 
-    def _no_frames(self, num_episodes: int) -> np.ndarray:
-        spec = self.model.observation_spec
-        shape = (num_episodes, 1 - spec.stack_offsets_env_steps[0], len(spec.cameras), spec.height_px, spec.width_px, 3)
-        return np.zeros(shape, dtype=np.uint8)
-
     def _starts_block(self, state: PolicyState) -> np.ndarray:
         return np.asarray(state.env_step % self.model.action_block == 0)
 
@@ -180,9 +173,7 @@ class MPCPolicy:
 
     def _look(self, observations: Observation[np.ndarray], state: PolicyState) -> PolicyState:
         """Encode the present observations of the episodes that start a block, and append them to the history."""
-        if state.frames is not None:
-            state = self._keep_frames(observations, state)
-            observations = Observation(self._stacked(state), observations.proprioception)
+        observations, state = self._with_stack(observations, state)
         looks = np.flatnonzero(self._looks(state))
         if len(looks) == 0:
             return state
@@ -193,17 +184,13 @@ class MPCPolicy:
         num_latents[looks] = np.minimum(num_latents[looks] + 1, self.config.history_model_steps)
         return dataclasses.replace(state, latents=latents, num_latents=num_latents)
 
-    def _keep_frames(self, observations: Observation[np.ndarray], state: PolicyState) -> PolicyState:
-        assert state.frames is not None
-        frames = np.concatenate([state.frames[:, 1:], observations.frames[:, None]], axis=1)
-        is_first = state.env_step == 0
-        frames[is_first] = observations.frames[is_first, None]  # before the first frame there is only the first frame
-        return dataclasses.replace(state, frames=frames)
-
-    def _stacked(self, state: PolicyState) -> np.ndarray:
-        assert state.frames is not None
-        picked = state.frames[:, [offset - 1 for offset in self.model.observation_spec.stack_offsets_env_steps]]
-        return picked.swapaxes(1, 2).reshape(len(picked), -1, *picked.shape[3:])  # E stack cameras Y X 3 -> E V Y X 3
+    def _with_stack(self, observations: Observation[np.ndarray], state: PolicyState) -> tuple[Observation[np.ndarray], PolicyState]:
+        """The observations as the model is shown them, and the state that keeps their frames."""
+        if state.frames is None:
+            return observations, state
+        kept = with_newest(state.frames, observations.frames, state.env_step == 0)
+        shown = Observation(stacked(kept, self.model.observation_spec), observations.proprioception)
+        return shown, dataclasses.replace(state, frames=kept)
 
     def _plan(self, state: PolicyState, planning: np.ndarray) -> PolicyState:
         """New plans for the marked episodes; those with the same length of history are planned together."""
