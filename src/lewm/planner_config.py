@@ -18,7 +18,15 @@ _CEM = _SAMPLING | _SMOOTHED | _ADAPTING | {"num_elites"}
 LANDMARKS = "landmarks"
 """The planner that finds routes over a map and leaves the search to another."""
 _LANDMARKS = frozenset(
-    {"num_landmarks", "landmark_search", "landmark_distance", "landmark_reach_env_steps", "landmark_edge_env_steps", "landmark_patience", "landmark_seed"}
+    {
+        "num_landmarks",
+        "landmark_search",
+        "landmark_distance",
+        "landmark_reach_env_steps",
+        "landmark_edge_env_steps",
+        "landmark_patience",
+        "landmark_seed",
+    }
 )
 OWN_OPTIONS: dict[str, frozenset[str]] = {
     "cem": _CEM | {"probability_floor"},
@@ -176,9 +184,13 @@ class PlannerConfig:
         for name in ("initial_std", "temperature", "step_size", "deadline_s", "guard_std"):
             value = getattr(self, name)
             require(value is None or value > 0, f"planner.{name} must be positive, got {value}")
-        at_least(1, num_landmarks=self.num_landmarks, landmark_reach_env_steps=self.landmark_reach_env_steps, landmark_patience=self.landmark_patience)
+        at_least(
+            1, num_landmarks=self.num_landmarks, landmark_reach_env_steps=self.landmark_reach_env_steps, landmark_patience=self.landmark_patience
+        )
         at_least(1, landmark_edge_env_steps=self.landmark_edge_env_steps)
-        require(self.landmark_search != LANDMARKS, "planner.landmark_search names the planner below planner 'landmarks', not itself; 'cem', for example")
+        require(
+            self.landmark_search != LANDMARKS, "planner.landmark_search names the planner below planner 'landmarks', not itself; 'cem', for example"
+        )
         fraction(momentum=self.momentum)
         for name in ("probability_floor", "elites_kept"):
             at_least(0, **{f"planner.{name}": getattr(self, name)})

@@ -62,8 +62,8 @@ def training_set(checkpoint: Checkpoint, data: Path | str | None) -> Store:
     store, trained_on = matching_store(checkpoint, data), checkpoint.provenance.get("dataset_sha256")
     if store.dataset_sha256 != trained_on:
         raise DataError(
-            f"dataset {str(data)!r} has SHA-256 {store.dataset_sha256[:12]}, the run was trained on {str(trained_on)[:12]}: planner 'landmarks' makes "
-            "its map of the run's own training episodes, so give that dataset"
+            f"dataset {str(data)!r} has SHA-256 {store.dataset_sha256[:12]}, the run was trained on {str(trained_on)[:12]}: planner 'landmarks' "
+            "makes its map of the run's own training episodes, so give that dataset"
         )
     return store
 
@@ -111,6 +111,15 @@ def row_places(store: Store, rows: np.ndarray) -> list[tuple[int, int]]:
     return [(int(episode), int(step)) for episode, step in zip(episodes, rows - first, strict=True)]
 
 
+def landmark_labels(store: Store, rows: np.ndarray) -> np.ndarray:
+    """float32 [M, s]: the labels of rows of the latents."""
+    places, episodes = row_places(store, rows), {}
+    for episode, _step in places:
+        if episode not in episodes:
+            episodes[episode] = np.asarray(store.episode(episode).labels, dtype=np.float32)
+    return np.stack([episodes[episode][step] for episode, step in places])
+
+
 def _built(checkpoint: Checkpoint, store: Store, planner: PlannerConfig, distance: Distance | None) -> LandmarkMap:
     """The map of the run's own training episodes; its rows are those of the whole dataset."""
     cache = run_latents(checkpoint, store, device=str(next(checkpoint.model.parameters()).device))
@@ -129,7 +138,7 @@ def _built(checkpoint: Checkpoint, store: Store, planner: PlannerConfig, distanc
 
 def _as_bytes(found: LandmarkMap, identity: dict[str, Any], store: Store) -> bytes:
     arrays = {name: torch.as_tensor(getattr(found, name)).contiguous() for name in ARRAYS}
-    labels = np.stack([store.episode(episode).labels[step] for episode, step in row_places(store, found.rows)]).astype(np.float32)
+    labels = landmark_labels(store, found.rows)
     meta = {"identity": identity, "sha256": found.sha256, "label_names": list(store.label_names)}
     return bytes(save(arrays | {"labels": torch.from_numpy(labels)}, metadata={"landmarks": json.dumps(meta)}))
 

@@ -73,13 +73,6 @@ class LandmarkMap:
         found, following = csgraph.dijkstra(backwards, indices=goal, return_predecessors=True)
         return Ways(env_steps=found, following=np.where(following < 0, NOWHERE, following).astype(np.int64))
 
-    def edge_numbers(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """int64: which edges join pairs of landmarks; each pair must be one."""
-        wanted = starts.astype(np.int64) * len(self.rows) + ends
-        places = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
-        assert (self._keys[places] == wanted).all()
-        return np.asarray(places)
-
     @functools.cached_property
     def sha256(self) -> str:
         """Hash of everything in the map."""
@@ -87,12 +80,6 @@ class LandmarkMap:
         for array in (self.latents.cpu().numpy(), self.std.cpu().numpy(), self.rows, self.starts, self.ends, self.env_steps):
             digest.update(f"{array.dtype} {array.shape}\n".encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
-
-    @functools.cached_property
-    def _keys(self) -> np.ndarray:
-        keys = self.starts * len(self.rows) + self.ends
-        assert (np.diff(keys) > 0).all(), "edges are in order of their ends"
-        return np.asarray(keys)
 
 
 def build_map(

@@ -1,6 +1,6 @@
 """Far goals: a route over a map of what was seen, symbolic, and below it any planner, which is given one landmark after another as its goal.
 
-Axes: E episode, R episodes that decide now, M landmark, F edge, W re-weighted edge, D latent.
+Axes: E episode, R episodes that decide now, M landmark, W landmark that could not be approached, D latent.
 """
 
 import dataclasses
@@ -17,17 +17,15 @@ from lewm.config import PlannerConfig
 from lewm.errors import PlanningError
 from lewm.planning.base import LinearReadout
 from lewm.planning.direct import DirectPolicy
-from lewm.planning.landmark_map import LandmarkMap, Ways
+from lewm.planning.landmark_map import NOWHERE, LandmarkMap, Ways
 from lewm.planning.mpc import MPCPolicy, PolicyState
 
 FAILURE_FACTOR = 4.0
-"""An edge on which no progress was made takes so many times longer for the rest of the episode; each further failure multiplies again."""
+"""Edges to landmarks that could not be approached take so many times longer for the rest of the episode; each further failure multiplies again."""
 NUM_REMEMBERED = 64
-"""W: re-weighted edges that an episode remembers; the oldest are forgotten."""
+"""W: such landmarks that an episode remembers; the oldest are forgotten."""
 LEAST_PROGRESS_ENV_STEPS = 1.0
 """The way left must become so much shorter to count as progress."""
-NOT_ONE = -1
-"""In place of an edge."""
 
 
 class Landmarks:
@@ -56,8 +54,8 @@ class LandmarkState(PolicyState):
     """float64 [E]: the shortest way that was left so far, on the ways in force."""
     patient_until: np.ndarray
     """int64 [E]: the env step by which it has to become shorter."""
-    slow_edges: np.ndarray
-    """int64 [E, W]: edges that were re-weighted, newest last, once for each time; ``NOT_ONE`` for none."""
+    given_up: np.ndarray
+    """int64 [E, W]: landmarks that could not be approached, newest last, once for each time; ``NOWHERE`` for none."""
 
 
 class LandmarkPolicy(MPCPolicy):
@@ -65,8 +63,9 @@ class LandmarkPolicy(MPCPolicy):
 
     Whenever it looks, it finds the landmark that the present latent belongs to, the shortest way from there to the goal's, and aims at the last
     landmark on it that is at most ``landmark_reach_env_steps`` away; at the goal itself if that is so near. Planner ``landmark_search`` then plans
-    for this aim. If the way left has not become shorter within ``landmark_patience`` times the env steps to the aim, the edges up to the aim are
-    re-weighted for the rest of the episode, and the way is found anew. Where no way is known the aim is the goal, and ``notes`` says how often.
+    for this aim. If the way left has not become shorter within ``landmark_patience`` times the env steps to the aim, all edges to the landmarks
+    up to the aim are re-weighted for the rest of the episode, and the way is found anew. Where no way is known the aim is the goal, and ``notes``
+    says how often.
     """
 
     def __init__(
@@ -79,7 +78,9 @@ class LandmarkPolicy(MPCPolicy):
         heads: Mapping[str, Any] | None = None,
     ) -> None:
         if readout is not None and config.goal != "latent":
-            raise PlanningError("planner 'landmarks' finds its way among latents, and goals are compared by labels here: set planner.goal to 'latent'")
+            raise PlanningError(
+                "planner 'landmarks' finds its way among latents, and goals are compared by labels here: set planner.goal to 'latent'"
+            )
         super().__init__(model, config.switched(config.landmark_search), readout, heads=heads)
         self.landmarks = landmarks
         self.reach_env_steps, self.patience = config.landmark_reach_env_steps, config.landmark_patience
@@ -113,7 +114,7 @@ class LandmarkPolicy(MPCPolicy):
             goal_landmark=goal_landmark,
             least_env_steps=np.full(num, np.inf),
             patient_until=np.zeros(num, dtype=np.int64),
-            slow_edges=np.full((num, NUM_REMEMBERED), NOT_ONE, dtype=np.int64),
+            given_up=np.full((num, NUM_REMEMBERED), NOWHERE, dtype=np.int64),
         )
 
     def route(self, latent: Float[Tensor, "1 D"], goal: Float[Tensor, "1 D"]) -> tuple[list[int], Ways] | None:
@@ -150,7 +151,7 @@ class LandmarkPolicy(MPCPolicy):
             self._without_way.add(int(state.seeds[row]))
             return state.goals[row]
         if now > 0 and now >= state.patient_until[row] and ways.env_steps[here] > state.least_env_steps[row] - LEAST_PROGRESS_ENV_STEPS:
-            ways = self._given_up(state, row, route, ways)
+            ways = self._ways_besides(state, row, route, ways)
             route = ways.route(here)
             assert route is not None  # edges become longer, never impassable
         aim = aim_on(route, ways, self.reach_env_steps)
@@ -161,15 +162,16 @@ class LandmarkPolicy(MPCPolicy):
             state.patient_until[row] = now + round(self.patience * max(expected, self.space.action_block))
         return state.goals[row] if aim is None else self.landmarks.latents[aim].to(state.aims)
 
-    def _given_up(self, state: LandmarkState, row: int, route: list[int], ways: Ways) -> Ways:
-        """New ways for an episode that makes no progress: the edges from here to the aim become longer."""
+    def _ways_besides(self, state: LandmarkState, row: int, route: list[int], ways: Ways) -> Ways:
+        """New ways for an episode that makes no progress: the landmarks from here to the aim become harder to come to, by whatever edge.
+
+        A single edge would not do: the next one runs beside it.
+        """
         aim = aim_on(route, ways, self.reach_env_steps)
-        part = np.array(route if aim is None else route[: route.index(aim) + 1])
-        failed = self.landmarks.edge_numbers(part[:-1], part[1:])[-NUM_REMEMBERED:]
-        state.slow_edges[row] = np.concatenate([state.slow_edges[row], failed])[-NUM_REMEMBERED:]
-        factors = np.ones(len(self.landmarks.starts))
-        np.multiply.at(factors, state.slow_edges[row][state.slow_edges[row] != NOT_ONE], FAILURE_FACTOR)
-        new = self.landmarks.ways_to(int(state.goal_landmark[row]), factors)
+        failed = route[1:] if aim is None else route[1 : route.index(aim) + 1]
+        state.given_up[row] = np.concatenate([state.given_up[row], failed])[-NUM_REMEMBERED:]
+        counts = np.bincount(state.given_up[row][state.given_up[row] != NOWHERE], minlength=len(self.landmarks.rows))
+        new = self.landmarks.ways_to(int(state.goal_landmark[row]), FAILURE_FACTOR ** counts[self.landmarks.ends])
         state.way_env_steps[row], state.following[row], state.least_env_steps[row] = new.env_steps, new.following, np.inf
         self._num_given_up += 1
         return new
@@ -179,7 +181,7 @@ class DirectLandmarkPolicy(LandmarkPolicy, DirectPolicy):
     """The same above planner ``direct``: an actor is shown the landmark as its goal, and the aim is chosen at every look."""
 
 
-def aim_on(route: list[int], ways: Ways, reach_env_steps: float) -> int | None:
+def aim_on(route: list[int], ways: Ways, reach_env_steps: int) -> int | None:
     """The last landmark of a route that is within reach of its first, but not the first itself; None: the goal is within reach."""
     gone = ways.env_steps[route[0]] - ways.env_steps[route]
     if len(route) == 1 or gone[-1] <= reach_env_steps:
@@ -193,4 +195,3 @@ def landmark_policy_of(
     """The agent that the settings describe, above the planner that they name."""
     agent = DirectLandmarkPolicy if config.landmark_search == "direct" else LandmarkPolicy
     return agent(model, config, readout, landmarks=landmarks, heads=heads)
-
