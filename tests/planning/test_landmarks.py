@@ -150,7 +150,7 @@ def test_a_way_on_which_no_progress_is_made_is_given_up_for_the_episode_and_anot
     landmarks = corridor_map(above)
     assert landmarks.ways_to(int(landmarks.nearest(torch.tensor([RIGHT]))[0])).env_steps.max() < 60
     policy = agent(landmarks, landmark_patience=1.0)
-    found, state = walk(policy, [LEFT], [RIGHT], 110)
+    found, state = walk(policy, [LEFT], [RIGHT], 140)
     assert is_at(found, [RIGHT]).all()
     assert policy.notes()["landmarks"]["num_given_up"] > 0
     given_up = state.given_up[0][state.given_up[0] >= 0]

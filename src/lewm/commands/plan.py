@@ -115,7 +115,8 @@ def _planned(
         here = encoded(policy, start)
         route = {"route": route_between(policy, store, here, goal)}
         if arguments.explain is not None:
-            draw_route(arguments.explain, policy.landmarks, store, route["route"], [start.frames[0, 0], goal_frame and goal_frame.frames[0, 0]])
+            ends = [None if one is None else one.frames[0, 0] for one in (start, goal_frame)]
+            draw_route(arguments.explain, policy.landmarks, store, route["route"], ends)
             say(f"wrote {arguments.explain}")
         goal = policy.first_aim(here, goal)
     way = plan_way(policy, start, goal, seed=arguments.seed)

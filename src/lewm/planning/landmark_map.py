@@ -128,12 +128,12 @@ def representatives(scaled: Float[Tensor, "n D"], num: int, *, seed: int) -> Ten
         counts = torch.bincount(which, minlength=len(centres))[:, None]
         centres = torch.where(counts > 0, sums / counts.clamp_min(1), centres)
     nearest, _apart = assigned(centres, scaled)
-    return nearest.unique()
+    return torch.from_numpy(np.unique(nearest.numpy()))
 
 
 def assigned(points: Float[Tensor, "n D"], centres: Float[Tensor, "M D"]) -> tuple[Tensor, Tensor]:
     """For each point the nearest centre, int64 [n], and its squared distance [n]."""
-    chunks = [torch.cdist(chunk, centres).square().min(1) for chunk in points.split(ROWS_PER_CHUNK)]
+    chunks = [torch.cdist(chunk, centres).square().min(1) for chunk in torch.split(points, ROWS_PER_CHUNK)]
     return torch.cat([chunk.indices for chunk in chunks]), torch.cat([chunk.values for chunk in chunks])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lewm.data.formats.store import Store
-from lewm.errors import LewmError
+from lewm.errors import DataError, LewmError
 from lewm.evaluation.landmark_maps import landmark_labels, map_labels, open_map, position_columns, row_places
 from lewm.planning.landmark_map import LandmarkMap
 from lewm.report import markup
@@ -101,8 +101,6 @@ def _map_of(run: Path, sha256: str) -> tuple[LandmarkMap, np.ndarray, tuple[str,
         landmarks = open_map(file)
         if landmarks.sha256 == sha256:
             return landmarks, *places_of(landmarks, *map_labels(file))
-    from lewm.errors import DataError
-
     raise DataError(f"the map {sha256[:12]} is not in {str(run / 'landmarks')!r} any more; the evaluation makes it again")
 
 
