@@ -122,7 +122,8 @@ def landmark_labels(store: Store, rows: np.ndarray) -> np.ndarray:
 
 def _built(checkpoint: Checkpoint, store: Store, planner: PlannerConfig, distance: Distance | None) -> LandmarkMap:
     """The map of the run's own training episodes; its rows are those of the whole dataset."""
-    cache = run_latents(checkpoint, store, device=str(next(checkpoint.model.parameters()).device))
+    device = next(checkpoint.model.parameters()).device
+    cache = run_latents(checkpoint, store, device=str(device))
     episodes = training_episodes(checkpoint, store)
     rows = np.concatenate([cache.rows(np.array(episode), np.arange(cache.length[episode] + 1)) for episode in episodes])
     found = build_map(
@@ -131,7 +132,7 @@ def _built(checkpoint: Checkpoint, store: Store, planner: PlannerConfig, distanc
         num_landmarks=planner.num_landmarks,
         most_env_steps=planner.landmark_edge_env_steps,
         seed=planner.landmark_seed,
-        distance=distance,
+        distance=None if distance is None else lambda latents, goals: distance(latents.to(device), goals.to(device)),
     )
     return LandmarkMap(**{name: getattr(found, name) for name in ARRAYS} | {"rows": rows[found.rows]})
 

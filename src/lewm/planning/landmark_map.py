@@ -63,7 +63,7 @@ class LandmarkMap:
 
     def nearest(self, latents: Float[Tensor, "E D"]) -> np.ndarray:
         """int64 [E]: the landmarks that latents belong to, each by itself whoever else is asked for."""
-        scaled = [(values.double() / self.std.double()).cpu() for values in (latents, self.latents)]
+        scaled = [values.double().cpu() / self.std.double() for values in (latents, self.latents)]
         return np.array([int((one - scaled[1]).square().sum(-1).argmin()) for one in scaled[0]], dtype=np.int64)
 
     def ways_to(self, goal: int, factors: np.ndarray | None = None) -> Ways:

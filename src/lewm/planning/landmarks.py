@@ -150,7 +150,8 @@ class LandmarkPolicy(MPCPolicy):
         if route is None:
             self._without_way.add(int(state.seeds[row]))
             return state.goals[row]
-        if now > 0 and now >= state.patient_until[row] and ways.env_steps[here] > state.least_env_steps[row] - LEAST_PROGRESS_ENV_STEPS:
+        is_late = now > 0 and now >= state.patient_until[row] and len(route) > 1
+        if is_late and ways.env_steps[here] > state.least_env_steps[row] - LEAST_PROGRESS_ENV_STEPS:
             ways = self._ways_besides(state, row, route, ways)
             route = ways.route(here)
             assert route is not None  # edges become longer, never impassable
