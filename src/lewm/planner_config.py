@@ -15,6 +15,19 @@ _SAMPLING = _PROPOSED | {"num_candidates", "candidate_schedule", "initial_std", 
 _SMOOTHED = frozenset({"noise_smoothing", "smoothing_window_env_steps"})
 _ADAPTING = frozenset({"std_floor", "momentum", "stop_std"})
 _CEM = _SAMPLING | _SMOOTHED | _ADAPTING | {"num_elites"}
+LANDMARKS = "landmarks"
+"""The planner that finds routes over a map and leaves the search to another."""
+_LANDMARKS = frozenset(
+    {
+        "num_landmarks",
+        "landmark_search",
+        "landmark_distance",
+        "landmark_reach_env_steps",
+        "landmark_edge_env_steps",
+        "landmark_patience",
+        "landmark_seed",
+    }
+)
 OWN_OPTIONS: dict[str, frozenset[str]] = {
     "cem": _CEM | {"probability_floor"},
     "icem": _SAMPLING | _ADAPTING | {"num_elites", "noise_exponent", "elites_kept", "candidate_decay"},
@@ -29,10 +42,11 @@ OWN_OPTIONS: dict[str, frozenset[str]] = {
     | {"guard_num_candidates", "guard_num_iterations", "guard_std", "probability_floor", "stop_improvement"},
 }
 """What each of lewm's planners knows beyond the settings that all of them share; planners of other packages are not in it and know everything."""
+OWN_OPTIONS[LANDMARKS] = _LANDMARKS.union(*OWN_OPTIONS.values())
 PARTICULAR_OPTIONS: frozenset[str] = frozenset[str]().union(*OWN_OPTIONS.values())
 ON_PROPOSALS = ("direct", "guarded")
 """Planners that do nothing without ``proposals``."""
-SEARCHES = tuple(name for name in OWN_OPTIONS if name not in ON_PROPOSALS)
+SEARCHES = tuple(name for name in OWN_OPTIONS if name not in (*ON_PROPOSALS, LANDMARKS))
 CONTINUOUS_ONLY = frozenset(SEARCHES) - {"cem"}
 """Planners that have no meaning for discrete actions."""
 
@@ -120,6 +134,20 @@ class PlannerConfig:
     """Refits per plan (guarded)."""
     guard_std: float = 0.5
     """Standard deviation of the first Gaussian around the proposal, in standard deviations of the training actions (guarded)."""
+    num_landmarks: int = 500
+    """Frames of the training data that the map is made of, at most (landmarks)."""
+    landmark_search: str = "cem"
+    """Which planner goes from landmark to landmark; its settings are given beside this one (landmarks)."""
+    landmark_distance: str = ""
+    """A head of the run that says how many env steps are between landmarks; default: what the training episodes took (landmarks)."""
+    landmark_reach_env_steps: int = 20
+    """How far ahead on the route the landmark is that is planned for; the goal itself once it is so near (landmarks)."""
+    landmark_edge_env_steps: int = 20
+    """Longest edge of the map (landmarks)."""
+    landmark_patience: float = 2.0
+    """Edges are re-weighted when the way left has not become shorter within so many times the env steps to the landmark (landmarks)."""
+    landmark_seed: int = 0
+    """Which frames k-means begins with (landmarks)."""
     deadline_s: float | None = None
     """Seconds for a plan: when they are over, the best one so far is taken. At least one iteration is always run."""
     use_bounds: bool = True
@@ -156,6 +184,13 @@ class PlannerConfig:
         for name in ("initial_std", "temperature", "step_size", "deadline_s", "guard_std"):
             value = getattr(self, name)
             require(value is None or value > 0, f"planner.{name} must be positive, got {value}")
+        at_least(
+            1, num_landmarks=self.num_landmarks, landmark_reach_env_steps=self.landmark_reach_env_steps, landmark_patience=self.landmark_patience
+        )
+        at_least(1, landmark_edge_env_steps=self.landmark_edge_env_steps)
+        require(
+            self.landmark_search != LANDMARKS, "planner.landmark_search names the planner below planner 'landmarks', not itself; 'cem', for example"
+        )
         fraction(momentum=self.momentum)
         for name in ("probability_floor", "elites_kept"):
             at_least(0, **{f"planner.{name}": getattr(self, name)})

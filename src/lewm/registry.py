@@ -195,6 +195,9 @@ PLANNERS = Table(
         "cem-gradient": Entry(target="lewm.planning.gradient:CEMGradient", summary="CEM, then the gradient from its plan"),
         "direct": Entry(target="lewm.planning.direct:Direct", summary="no search: what a head on the latents proposes (planner.proposals)"),
         "guarded": Entry(target="lewm.planning.guarded:Guarded", summary="a small cem around what a head proposes: INTACT"),
+        "landmarks": Entry(
+            target="lewm.planning.landmarks:Landmarks", summary="a route over a map of the training data, and a search from landmark to landmark"
+        ),
     },
 )
 

@@ -12,6 +12,7 @@ from lewm.commands.parsing import check_result_file, command_line, parse, say, s
 from lewm.commands.planner_flags import planner_of
 from lewm.config import PlannerConfig
 from lewm.errors import ConfigError
+from lewm.planner_config import LANDMARKS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +45,8 @@ class PlanArguments:
     """Also write everything to this file."""
     film: Path | None = None
     """Write the imagined way as a GIF, for runs with a decoder."""
+    explain: Path | None = None
+    """Draw the map of planner landmarks, the route and the frames of its landmarks into this file (.png)."""
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     """The search; defaults are the run's own."""
 
@@ -54,9 +57,12 @@ def plan(words: Sequence[str]) -> None:
     arguments = parse(PlanArguments, "plan", words, default=default)
     check_result_file(arguments.json)
     check_result_file(arguments.film)
+    check_result_file(arguments.explain)
     from lewm.checkpoint import load_checkpoint
     from lewm.evaluation.label_goals import matching_store
 
+    if arguments.explain is not None and arguments.planner.name != LANDMARKS:
+        raise ConfigError(f"--explain draws the map of planner 'landmarks', and this is {arguments.planner.name!r}: give --planner.name landmarks")
     checkpoint = load_checkpoint(arguments.run, arguments.device)
     if arguments.film is not None and "decoder" not in checkpoint.heads:
         raise ConfigError("--film needs a run with a decoder: lewm train --from RUN --stage decoder --data DIR --out RUN2 makes one")
@@ -82,8 +88,11 @@ def _planned(
 ) -> "tuple[PlannedWay, tuple[Observation[np.ndarray], Observation[np.ndarray] | None]]":
     from lewm.evaluation.agents import agent_of
     from lewm.evaluation.label_goals import compare_goals, kind_of_comparison
+    from lewm.evaluation.landmark_routes import route_between
     from lewm.evaluation.plan_frames import frame_of
     from lewm.evaluation.single_plan import PlannedWay, data_latents, encoded, plan_way, trust, wanted_labels
+    from lewm.planning.landmarks import LandmarkPolicy
+    from lewm.report.landmark_figure import draw_route
 
     spec, planner = checkpoint.model.observation_spec, arguments.planner
     start = frame_of(arguments.start, spec, store, is_resized=arguments.resize, is_still=False)
@@ -100,12 +109,22 @@ def _planned(
         goal_frame = frame_of(arguments.goal, spec, store, is_resized=arguments.resize, is_still=True)
         latent = encoded(policy, goal_frame)
         goal = latent if policy.readout is None else policy.readout.read(latent)
+    route: dict[str, Any] = {}
+    if isinstance(policy, LandmarkPolicy):
+        assert store is not None
+        here = encoded(policy, start)
+        route = {"route": route_between(policy, store, here, goal)}
+        if arguments.explain is not None:
+            ends = [None if one is None else one.frames[0, 0] for one in (start, goal_frame)]
+            draw_route(arguments.explain, policy.landmarks, store, route["route"], ends)
+            say(f"wrote {arguments.explain}")
+        goal = policy.first_aim(here, goal)
     way = plan_way(policy, start, goal, seed=arguments.seed)
     is_latent = policy.readout is None
     about: dict[str, Any] = {}
     if store is not None and is_latent:
         about = trust(way, data_latents(checkpoint, store, planner.horizon_model_steps), policy.distance, goal)
-    result = way.result | {"compared_by": planner.distance if is_latent else "labels", "planner": planner.name, "data": about}
+    result = way.result | {"compared_by": planner.distance if is_latent else "labels", "planner": planner.name, "data": about} | route
     return PlannedWay(imagined=way.imagined, result=result | {"warnings": warnings_of(result)}), (start, goal_frame)
 
 
@@ -140,8 +159,11 @@ def warnings_of(result: dict[str, Any]) -> list[str]:
 
 def plan_table(result: dict[str, Any]) -> str:
     """The result as plain text; the last line holds the actions as JSON."""
+    from lewm.evaluation.landmark_routes import route_words
+
     start, about = result["distance_at_start"], result["data"]
-    lines = ["model step  distance to the goal  of the start's", f"{0:>10}  {start:>20.4g}  {1:>14.0%}"]
+    lines = [route_words(result["route"])] if "route" in result else []
+    lines += [f"model step  distance to the {_what_is_planned_for(result)}  of the start's", f"{0:>10}  {start:>20.4g}  {1:>14.0%}"]
     lines += [
         f"{step:>10}  {distance:>20.4g}  {distance / start if start else 0:>14.0%}" for step, distance in enumerate(result["distances"], start=1)
     ]
@@ -159,6 +181,10 @@ def plan_table(result: dict[str, Any]) -> str:
     )
     lines.append(json.dumps({"actions": result["actions"]}))
     return "\n".join(lines)
+
+
+def _what_is_planned_for(result: dict[str, Any]) -> str:
+    return "goal" if result.get("route", {}).get("aim") is None else "mark"
 
 
 def _write_film(

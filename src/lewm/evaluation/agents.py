@@ -1,5 +1,6 @@
 """The agent of a checkpoint: its model, the planner's settings, and the heads that those need."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,20 @@ from lewm.checkpoint import Checkpoint
 from lewm.config import PlannerConfig
 from lewm.errors import ConfigError
 from lewm.evaluation.label_goals import matching_store
+from lewm.evaluation.landmark_maps import map_of
 from lewm.evaluation.retrieval import Retrieval
 from lewm.evaluation.run_latents import run_latents, training_episodes
+from lewm.planner_config import LANDMARKS
 from lewm.planning.base import LinearReadout
 from lewm.planning.direct import policy_of
+from lewm.planning.landmarks import LandmarkPolicy, landmark_policy_of
 from lewm.planning.mpc import MPCPolicy
-from lewm.planning.proposing import RETRIEVAL, Actor, needed_heads
+from lewm.planning.proposing import RETRIEVAL, Actor, named_distance, needed_heads
 from lewm.registry import HEADS
 
 
 def agent_of(checkpoint: Checkpoint, planner: PlannerConfig, readout: LinearReadout | None = None, data: Path | str | None = None) -> MPCPolicy:
-    """An agent for goals given as observations. ``data`` (the training set) is needed where actions are retrieved from it.
+    """An agent for goals given as observations. ``data`` (the training set) is needed where actions are retrieved or a map is made from it.
 
     ``ConfigError`` says how to train a head that the settings need and the checkpoint does not have.
     """
@@ -30,7 +34,18 @@ def agent_of(checkpoint: Checkpoint, planner: PlannerConfig, readout: LinearRead
             heads[name] = retrieval_of(checkpoint, data)
         elif name in HEADS:
             heads[name] = head_of(checkpoint, name)
+    if planner.name == LANDMARKS:
+        return landmark_agent_of(checkpoint, planner, readout, data, heads=heads)
     return policy_of(checkpoint.model, planner, readout, heads=heads)
+
+
+def landmark_agent_of(
+    checkpoint: Checkpoint, planner: PlannerConfig, readout: LinearReadout | None, data: Path | str | None, *, heads: Mapping[str, Any]
+) -> LandmarkPolicy:
+    """An agent with a map of its training episodes, which is made now if the run does not have it yet."""
+    name = planner.landmark_distance
+    landmarks = map_of(checkpoint, planner, data, named_distance(name, heads) if name else None)
+    return landmark_policy_of(checkpoint.model, planner, readout, landmarks=landmarks, heads=heads)
 
 
 def head_of(checkpoint: Checkpoint, name: str) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,6 +18,16 @@ if TYPE_CHECKING:  # importing it would import torch, which reading a result doe
     from lewm.planning.base import Policy
 
 Progress = Callable[[str], None]
+
+
+@runtime_checkable
+class TakesNotes(Protocol):
+    """A policy that has something to say, after it acted, about how."""
+
+    def notes(self) -> dict[str, Any]:
+        """For the ``planner`` of a result; JSON-ready."""
+
+
 NUM_LATENCY_EPISODES = 20
 
 
@@ -92,6 +102,8 @@ def evaluate(
     ``references`` are those of the manifest, if they were run before; ``unverified`` adds what is known about the policy (checkpoint, planner, ...).
     """
     outcomes, times = run_episodes(policy, manifest, progress=progress)
+    if isinstance(policy, TakesNotes):
+        unverified = (unverified or {}) | {"planner": (unverified or {}).get("planner", {}) | policy.notes()}
     single = time_single_plans(policy, manifest, num_latency_episodes)
     return _completed(manifest, outcomes, (unverified or {}) | {"plan_ms": _plan_ms(times, single)}, progress, references)
 

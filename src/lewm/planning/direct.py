@@ -95,8 +95,9 @@ class DirectPolicy(MPCPolicy):
         rows = np.flatnonzero(decides)
         if len(rows) == 0:
             return state
-        index = torch.from_numpy(rows).to(self.device)
-        chosen = self.actor.act(self._encode(observations[rows]), state.goals[index], state.blocks[index, 0], steps_to_goal=self.config.steps_to_goal)
+        index, latents = torch.from_numpy(rows).to(self.device), self._encode(observations[rows])
+        state = self._aim(state, rows, latents)
+        chosen = self.actor.act(latents, self._aims(state)[index], state.blocks[index, 0], steps_to_goal=self.config.steps_to_goal)
         plan = state.plan.clone()
         plan[index, 0] = self.space.executable(chosen)
         return dataclasses.replace(state, plan=plan, num_plans=state.num_plans + decides)

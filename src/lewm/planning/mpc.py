@@ -1,7 +1,7 @@
 """Model-predictive control: plan in latent space, execute the first blocks, look again, plan again.
 
 Axes: E episode, H context, T model step, A action block, K kept frame or elite, D latent, G what is compared with the goal
-(latents, or labels read off them), P proposal, V view, Y X image, a env action.
+(latents, or labels read off them), P proposal, R episodes that decide now, V view, Y X image, a env action.
 """
 
 import copy
@@ -153,13 +153,12 @@ class MPCPolicy:
         """The state of some of the episodes: a mask [E] or indices."""
         index = np.flatnonzero(episodes) if episodes.dtype == bool else episodes
         rows: dict[str, Any] = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-        return PolicyState(**{name: _rows(value, index) for name, value in rows.items()})
+        return dataclasses.replace(state, **{name: _rows(value, index) for name, value in rows.items()})
 
     def join(self, states: Sequence[PolicyState]) -> PolicyState:
         """One state from several, in order: the inverse of splitting with ``select``."""
-        return PolicyState(
-            **{field.name: _concatenate([getattr(state, field.name) for state in states]) for field in dataclasses.fields(PolicyState)}
-        )
+        names = [field.name for field in dataclasses.fields(states[0])]
+        return dataclasses.replace(states[0], **{name: _concatenate([getattr(state, name) for state in states]) for name in names})
 
     def _starts_block(self, state: PolicyState) -> np.ndarray:
         return np.asarray(state.env_step % self.model.action_block == 0)
@@ -194,15 +193,17 @@ class MPCPolicy:
 
     def _plan(self, state: PolicyState, planning: np.ndarray) -> PolicyState:
         """New plans for the marked episodes; those with the same length of history are planned together."""
+        rows = np.flatnonzero(planning)
+        state = self._aim(state, rows, state.latents[torch.from_numpy(rows).to(self.device), -1])
         plan, plan_cost = state.plan.clone(), state.plan_cost.clone()
         elites = None if state.elites is None else state.elites.clone()
         for length in np.unique(state.num_latents[planning]):
-            index = np.flatnonzero(planning & (state.num_latents == length))
-            new = self._plan_group(self.select(state, index), int(length))
-            rows = torch.from_numpy(index).to(self.device)
-            plan[rows], plan_cost[rows] = new.blocks, new.cost
+            group = np.flatnonzero(planning & (state.num_latents == length))
+            new = self._plan_group(self.select(state, group), int(length))
+            index = torch.from_numpy(group).to(self.device)
+            plan[index], plan_cost[index] = new.blocks, new.cost
             if elites is not None and new.elites is not None:
-                elites[rows] = new.elites
+                elites[index] = new.elites
         return dataclasses.replace(
             state,
             plan=plan,
@@ -212,11 +213,19 @@ class MPCPolicy:
             num_plans=state.num_plans + planning,
         )
 
+    def _aim(self, state: PolicyState, rows: np.ndarray, latents: Float[Tensor, "R D"]) -> PolicyState:
+        """Before a decision of some episodes, whose present latents are given: where agents with aims besides their goals choose them."""
+        return state
+
+    def _aims(self, state: PolicyState) -> Float[Tensor, "E G"]:
+        """What each episode plans for."""
+        return state.goals
+
     def _plan_group(self, state: PolicyState, length: int) -> Plan:
         return self.plan_from(
             state.latents[:, -length:],
             state.blocks[:, state.blocks.shape[1] - (length - 1) :],
-            state.goals,
+            self._aims(state),
             seeds=list(zip(state.seeds.tolist(), state.num_plans.tolist(), strict=True)),
             initial=self._rest_of_plan(state) if self.config.use_warm_start else None,
             previous=self._executed(state),

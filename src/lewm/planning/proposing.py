@@ -98,8 +98,15 @@ def distance_of(config: PlannerConfig, heads: Mapping[str, Any]) -> Distance:
         return DISTANCES[name]
     if name not in heads:
         raise PlanningError(f"planner.distance is {name!r}: {_no_such_head(heads)}, and the other distances are {', '.join(DISTANCES)}")
+    return named_distance(name, heads, "planner.distance")
+
+
+def named_distance(name: str, heads: Mapping[str, Any], setting: str = "planner.landmark_distance") -> Distance:
+    """What a head that a setting names measures."""
+    if name not in heads:
+        raise PlanningError(f"{setting} is {name!r}: {_no_such_head(heads)}")
     if not hasattr(heads[name], "distance"):
-        raise PlanningError(f"planner.distance is {name!r}: that head measures no distances (it has no method distance(latents, goals))")
+        raise PlanningError(f"{setting} is {name!r}: that head measures no distances (it has no method distance(latents, goals))")
     found: Distance = heads[name].distance
     return found
 
@@ -108,7 +115,9 @@ def needed_heads(config: PlannerConfig) -> tuple[str, ...]:
     """Names in the settings that are neither planners nor distances of lewm's own: heads of the run, or retrieval."""
     return tuple(
         dict.fromkeys(
-            [name for name in (config.proposals,) if name and name not in PLANNERS] + [name for name in (config.distance,) if name not in DISTANCES]
+            [name for name in (config.proposals,) if name and name not in PLANNERS]
+            + [name for name in (config.distance,) if name not in DISTANCES]
+            + [name for name in (config.landmark_distance,) if name]
         )
     )
 

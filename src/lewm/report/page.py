@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lewm.data.durable import write_atomically
-from lewm.report import comparison, markup, sections
+from lewm.report import comparison, landmark_figure, markup, sections
 from lewm.report.evidence import Evidence, read_evidence
 from lewm.report.gallery import Gallery, make_gallery
 from lewm.report.measurements import measurements
@@ -29,6 +29,7 @@ def render(evidence: Evidence, gallery: Gallery) -> str:
         sections.story(evidence),
         *_imagination(gallery),
         sections.success(evidence),
+        *landmark_figure.section(evidence),
         sections.training(evidence),
         comparison.collapse(evidence),
         comparison.latent_space(evidence, gallery, sections.probe(evidence)),
