@@ -1,0 +1,151 @@
+"""Between latents and true labels: what lets an oracle of one part work together with the model's other parts.
+
+Axes: n sample, D latent, s label, F feature, E clip, T model step, A action block.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lewm.checkpoint import Checkpoint
+from lewm.data.formats.store import Store
+from lewm.errors import DataError
+from lewm.evaluation.collapse import heldout_episodes
+from lewm.evaluation.probing import LinearProbe, encode_clips, fit_probe
+from lewm.models.world_model import WorldModel
+from lewm.planning.base import LinearReadout
+
+NUM_CLIPS = 768
+NUM_FEATURES = 384
+SCALES = (0.5, 1.0, 2.0, 4.0)
+"""Frequencies that are tried, in inverse standard deviations of the labels."""
+EMBEDDING_RIDGE = 1e-5
+HELD_OUT_SHARE = 4
+"""One sample of so many decides the frequency and is what ``explained`` is measured on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelEmbedding:
+    """The latent that a state of given labels should have: the mean latent of such states, by ridge regression on random Fourier features."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    frequencies: np.ndarray
+    """float64 [s, F]."""
+    phases: np.ndarray
+    weights: np.ndarray
+    """float64 [F + s + 1, D]."""
+    explained: float
+    """Share of the latents' variance that the labels explain, on samples that it was not fitted on."""
+
+    def embed(self, labels: np.ndarray) -> np.ndarray:
+        """float32 [n, D] of labels [n, s]."""
+        return np.asarray(_features(labels, self.mean, self.std, self.frequencies, self.phases) @ self.weights, np.float32)
+
+
+def fit_embedding(labels: np.ndarray, latents: np.ndarray, *, seed: int = 0) -> LabelEmbedding:
+    """Fitted on labels [n, s] and latents [n, D]; the frequency that explains most is taken."""
+    labels, latents = np.asarray(labels, np.float64), np.asarray(latents, np.float64)
+    mean, std = labels.mean(0), labels.std(0)
+    std = np.where(std > 1e-6 * np.maximum(1.0, np.abs(labels).max(0)), std, np.inf)  # a label that never varies says nothing
+    generator = np.random.default_rng(seed)
+    directions, phases = generator.standard_normal((labels.shape[1], NUM_FEATURES)), generator.uniform(0, 2 * np.pi, NUM_FEATURES)
+    is_held_out = np.arange(len(labels)) % HELD_OUT_SHARE == 0
+    spread = latents[is_held_out].var(0).sum()
+    best: LabelEmbedding | None = None
+    for scale in SCALES:
+        frequencies = scale * directions
+        features = _features(labels, mean, std, frequencies, phases)
+        weights = _ridge(features[~is_held_out], latents[~is_held_out])
+        explained = float(1 - np.square(features[is_held_out] @ weights - latents[is_held_out]).mean(0).sum() / max(spread, 1e-12))
+        if best is None or explained > best.explained:
+            best = LabelEmbedding(mean=mean, std=std, frequencies=frequencies, phases=phases, weights=weights, explained=explained)
+    assert best is not None
+    return best
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translator:
+    """All maps between a model's latents and a world's labels, fitted on the training episodes of a dataset."""
+
+    label_names: tuple[str, ...]
+    label_mean: np.ndarray
+    label_std: np.ndarray
+    """float64 [s]; 1 for a label that never varied."""
+    embedding: LabelEmbedding
+    real: LinearReadout
+    """Labels off latents of frames, in the labels' units."""
+    imagined: LinearReadout
+    """Labels off latents that the predictor imagines from latents of frames."""
+    imagined_from_labels: LinearReadout
+    """Labels off latents that the predictor imagines from embedded labels."""
+    pairs_of_steps: tuple[Tensor, Tensor]
+    """Latents [n, D] of frames and of those one model step later."""
+
+    def embed(self, labels: np.ndarray, device: torch.device) -> Tensor:
+        """Latents [n, D] of labels [n, s]."""
+        return torch.from_numpy(self.embedding.embed(labels)).to(device)
+
+
+def fit_translator(checkpoint: Checkpoint, model: WorldModel, store: Store, *, num_transitions: int, num_clips: int = NUM_CLIPS) -> Translator:
+    """Fitted on clips of the training episodes, ``num_transitions`` model steps long where the episodes allow it.
+
+    ``model`` may be a damaged copy of the checkpoint's. ``DataError`` for a dataset without labels, or with labels that never vary.
+    """
+    if not store.label_names:
+        raise DataError(f"dataset {str(store.path)!r} has no labels, and the oracles that parts are swapped for see the true ones: give data with labels")
+    train_ids, _ = heldout_episodes(store, checkpoint.config)
+    longest = int(store.index["length"][train_ids].max()) // model.action_block
+    num_transitions = min(num_transitions, max(1, longest))
+    with torch.no_grad():
+        clips = encode_clips([model], store, train_ids, num_clips=num_clips, num_transitions=num_transitions, seed=0)
+        latents, labels = clips.latents[0], clips.labels.astype(np.float64)  # E T+1 D, E T+1 s
+        embedding = fit_embedding(_rows(labels), _rows(latents))
+        real = fit_probe(_rows(latents), _rows(labels))
+        starts = (latents[:, 0], embedding.embed(labels[:, 0]))
+        imagined = [fit_probe(_rows(_imagine(model, start, clips.blocks)), _rows(labels[:, 1:])) for start in starts]
+    if real.is_constant.all():
+        raise DataError(f"{', '.join(store.label_names)} never varied in dataset {str(store.path)!r}: nothing can be read off the latents")
+    now, later = _rows(latents[:, :-1]), _rows(latents[:, 1:])
+    return Translator(
+        label_names=tuple(store.label_names),
+        label_mean=real.label_mean,
+        label_std=np.where(real.is_constant, 1.0, real.label_std),
+        embedding=embedding,
+        real=readout_of(real),
+        imagined=readout_of(imagined[0]),
+        imagined_from_labels=readout_of(imagined[1]),
+        pairs_of_steps=(torch.from_numpy(now), torch.from_numpy(later)),
+    )
+
+
+def readout_of(probe: LinearProbe) -> LinearReadout:
+    """The same map in the labels' units, for tensors."""
+    weights = probe.weights * probe.label_std / probe.latent_std[:, None]
+    bias = probe.label_mean - probe.latent_mean @ weights
+    return LinearReadout(weights=torch.from_numpy(weights).float(), bias=torch.from_numpy(bias).float())
+
+
+def _imagine(model: WorldModel, starts: np.ndarray, blocks: Tensor) -> np.ndarray:
+    """float32 [E, T, D]: from latents [E, D] with the true blocks [E, T, A]."""
+    device = next(model.parameters()).device
+    context, blocks = torch.from_numpy(starts).to(device)[:, None], blocks.to(device)
+    rolled = model.rollout(context, blocks[:, :0], blocks[:, None])[:, 0]
+    return np.asarray(rolled.float().cpu().numpy())
+
+
+def _features(labels: np.ndarray, mean: np.ndarray, std: np.ndarray, frequencies: np.ndarray, phases: np.ndarray) -> np.ndarray:
+    """float64 [n, F + s + 1]: waves over the labels, the labels and a constant."""
+    scaled = (np.asarray(labels, np.float64) - mean) / std
+    return np.concatenate([np.cos(scaled @ frequencies + phases), scaled, np.ones((len(scaled), 1))], axis=1)
+
+
+def _ridge(features: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    gram = features.T @ features + EMBEDDING_RIDGE * len(features) * np.eye(features.shape[1])
+    return np.asarray(np.linalg.solve(gram, features.T @ targets))
+
+
+def _rows(values: np.ndarray) -> np.ndarray:
+    return values.reshape(-1, values.shape[-1])
