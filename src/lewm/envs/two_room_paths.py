@@ -37,6 +37,6 @@ def path_lengths_px(starts: np.ndarray, goals: np.ndarray, door_y_px: np.ndarray
 
 
 def _height(x: np.ndarray, y: np.ndarray, to_x: np.ndarray, to_y: np.ndarray, at_x: np.ndarray) -> np.ndarray:
-    """y of the line between two points at ``at_x``."""
+    """Where the line between two points is at ``at_x``."""
     run = np.maximum(to_x - x, 1e-9)
     return np.asarray(y + (to_y - y) * (at_x - x) / run)

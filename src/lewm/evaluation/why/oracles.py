@@ -6,11 +6,11 @@ a env action.
 An oracle stands in for one part and leaves the others as they are:
 
 - encoder: in place of latents of frames, true labels. The predictor, which needs latents, starts from the latent that a state of these labels should
-  have (``LabelEmbedding``), and labels are read off what it imagines. The planner's distance compares labels, in standard deviations, with the
-  goal's.
+  have (``LabelEmbedding``); what a linear probe reads off the latents that it imagines says how far the labels move from the true ones. The planner's
+  distance compares labels, in standard deviations, with the goal's.
 - predictor: candidates are carried out in the simulator from the true state; the encoder encodes the true future frames.
-- cost: the length of the shortest way to the goal, from labels: true ones where encoder and predictor are oracles, and otherwise those that a linear
-  probe reads off latents, imagined or not. The nearest point of a plan counts, and a tenth of the mean.
+- cost: in place of the planner's distance the length of the shortest way to the goal, from labels: true ones where encoder and predictor are oracles,
+  and otherwise those that a linear probe reads off latents, imagined or not. What of the horizon counts (``planner.cost``) stays as it is.
 - search: ``coalitions.oracle_search``.
 """
 
@@ -37,9 +37,6 @@ from lewm.planning.mpc import MPCPolicy, PolicyState
 from lewm.planning.terms import ActionTerm, Distance, GoalTerm, Term
 from lewm.schema import Observation
 
-MEAN_WEIGHT = 0.1
-"""Of the oracle's cost: prefers ways that arrive early."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
@@ -61,6 +58,8 @@ class Parts:
 class World:
     """What the oracles know of the world."""
 
+    envs: GoalEnvBatch
+    """One world, to ask about ways."""
     simulator: Simulator
     translator: Translator
     true_distance: TrueDistance
@@ -73,11 +72,16 @@ class World:
         mean, std = (torch.from_numpy(values[columns]).to(labels) for values in (self.translator.label_mean, self.translator.label_std))
         return (labels[..., columns] - mean) / std
 
+    def close(self) -> None:
+        """Close all worlds."""
+        self.envs.close()
+        self.simulator.close()
+
 
 class SwappedPolicy(MPCPolicy):
     """The agent with the parts of a coalition swapped. With the encoder among them its observations are labels [E, s] in the place of frames.
 
-    ``present_states`` has to be set to the true states of the episodes before each ``act`` that plans.
+    ``present_states`` and ``present_labels`` have to be set to those of the episodes before each ``act`` that plans.
     """
 
     def __init__(self, parts: Parts, world: World, coalition: Coalition) -> None:
@@ -85,6 +89,7 @@ class SwappedPolicy(MPCPolicy):
         self.parts, self.world, self.coalition = parts, world, coalition
         self.distance = parts.distance
         self.present_states: list[bytes] = []
+        self.present_labels = np.zeros((0, 0), np.float32)
 
     @property
     def sees_labels(self) -> bool:
@@ -115,32 +120,40 @@ class SwappedPolicy(MPCPolicy):
         self, context: Float[Tensor, "E H D"], past_blocks: Float[Tensor, "E H-1 A"], goals: Float[Tensor, "E G"], others: Sequence[Term] = ()
     ) -> ImaginedCost:
         """See ``MPCPolicy.cost``."""
-        terms = [self._goal_term(goals), *self._action_terms(), *others]
-        if not self.coalition.has("predictor"):
-            return ImaginedCost(
-                self.rollout, context, past_blocks, terms, max_batch_rows=self.config.max_batch_rows, precision=self.config.precision
-            )
+        terms: list[Term] = [self._goal_term(goals), *self._action_terms(), *others]
+        config = self.config
+        if not (self.coalition.has("predictor") or self.sees_labels):
+            return ImaginedCost(self.rollout, context, past_blocks, terms, max_batch_rows=config.max_batch_rows, precision=config.precision)
         assert len(self.present_states) == len(context), "set present_states before planning"
-        numbers = torch.arange(len(context), device=context.device, dtype=context.dtype)[:, None, None]  # the simulator asks for a state, not a latent
-        return ImaginedCost(self._carried_out, numbers, past_blocks[:, :0], terms, max_batch_rows=self.config.max_batch_rows)
+        numbers = torch.arange(len(context), device=context.device, dtype=context.dtype)[:, None, None]  # so that a chunk knows its episodes
+        if self.coalition.has("predictor"):
+            return ImaginedCost(self._carried_out, numbers, past_blocks[:, :0], terms, max_batch_rows=config.max_batch_rows)
+        numbered = torch.cat([context, numbers.expand(-1, context.shape[1], 1)], dim=-1)
+        return ImaginedCost(self._moved_labels, numbered, past_blocks, terms, max_batch_rows=config.max_batch_rows, precision=config.precision)
+
+    def _moved_labels(
+        self, numbered: Float[Tensor, "E H D1"], past_blocks: Float[Tensor, "E H-1 A"], candidates: Float[Tensor, "E S T A"]
+    ) -> Float[Tensor, "E S T s"]:
+        """Where labels go from the true ones, by what the predictor imagines: labels in the place of latents."""
+        context, episodes = numbered[..., :-1], numbered[:, -1, -1].long().cpu().numpy()
+        read = self.world.translator.imagined_from_labels.read
+        now = torch.from_numpy(self.present_labels[episodes]).to(context)
+        return read(self.rollout(context, past_blocks, candidates)) + (now - read(context[:, -1]))[:, None, None]
 
     def _carried_out(
         self, numbers: Float[Tensor, "E H D"], past_blocks: Float[Tensor, "E H-1 A"], candidates: Float[Tensor, "E S T A"]
     ) -> Float[Tensor, "E S T D"]:
         """True futures of the episodes of these numbers: latents of their frames or, where labels are seen, labels."""
         states = [self.present_states[int(number)] for number in numbers[:, 0, 0].tolist()]
-        simulator = self.world.simulator
+        simulator, is_last_enough = self.world.simulator, self.config.cost == "last" and self.config.mean_weight == 0
         if self.sees_labels:
-            futures = [torch.from_numpy(simulator.labels(state, own)) for state, own in zip(states, candidates, strict=True)]
-        else:
-            futures = [simulator.latents(state, own, self.model) for state, own in zip(states, candidates, strict=True)]
-        return torch.stack(futures).to(candidates)
+            return simulator.labels(states, candidates).to(candidates)
+        futures = simulator.latents(states, candidates, self.model, only_last=is_last_enough).to(candidates)
+        return futures.expand(-1, -1, candidates.shape[2], -1)  # where only the end counts, it stands for all model steps
 
-    def _goal_term(self, goals: Float[Tensor, "E G"]) -> GoalTerm:
-        if self.coalition.has("cost"):
-            return GoalTerm(goals=goals, distance=self._way, kind="min", mean_weight=MEAN_WEIGHT)
+    def _goal_term(self, goals: Float[Tensor, "E G"]) -> Term:
         config = self.config
-        distance = self._label_distance if self.sees_labels else self.distance
+        distance = self._way if self.coalition.has("cost") else self._label_distance if self.sees_labels else self.distance
         return GoalTerm(goals=goals, distance=distance, kind=config.cost, mean_weight=config.mean_weight, prefix_power=config.prefix_power)
 
     def _action_terms(self) -> list[Term]:
@@ -151,14 +164,14 @@ class SwappedPolicy(MPCPolicy):
         return [ActionTerm(space=self.space, action_penalty=config.action_penalty, smoothness_penalty=config.smoothness_penalty)]
 
     def _labels(self, futures: Float[Tensor, "*E D"]) -> Float[Tensor, "*E s"]:
-        """The labels of imagined or true futures."""
+        """The labels of imagined or true futures, which are labels already where labels are seen."""
+        if self.sees_labels:
+            return futures
         translator = self.world.translator
-        if not self.coalition.has("predictor"):
-            return (translator.imagined_from_labels if self.sees_labels else translator.imagined).read(futures)
-        return futures if self.sees_labels else translator.real.read(futures)
+        return (translator.real if self.coalition.has("predictor") else translator.imagined).read(futures)
 
     def _label_distance(self, futures: Float[Tensor, "*E D"], goals: Float[Tensor, "*E G"]) -> Float[Tensor, "*E"]:
-        return self.parts.metric(self.world.scaled(self._labels(futures)), goals.to(futures))
+        return self.parts.metric(self.world.scaled(futures), goals.to(futures))
 
     def _way(self, futures: Float[Tensor, "*E D"], goals: Float[Tensor, "*E s"]) -> Float[Tensor, "*E"]:
         labels, leading = self._labels(futures), futures.shape[:-1]
@@ -191,8 +204,7 @@ class SwappedAgent:
         observation = None
         if policy.needs_frame(self._state):
             observation = Observation(envs.labels()[self._rows]) if policy.sees_labels else envs.observe()[self._rows]
-            if policy.coalition.has("predictor"):
-                states = envs.get_states()
-                policy.present_states = [states[row] for row in self._rows]
+            states = envs.get_states()
+            policy.present_states, policy.present_labels = [states[row] for row in self._rows], envs.labels()[self._rows]
         actions[self._rows], self._state = policy.act(observation, self._state)
         return actions

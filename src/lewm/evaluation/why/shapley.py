@@ -80,7 +80,9 @@ def _blame(shares: np.ndarray, players: Sequence[str], counts: np.ndarray, num_f
     if num_failures == 0:
         return Blame(verdict="nothing to explain", part=None, sentence=f"nothing to explain: all {n} pairs were solved")
     if gap["rate"] <= 0:
-        sentence = f"no part stands out: with every part swapped as many of {n} pairs fail as without, so the failures lie elsewhere (budget, horizon)"
+        sentence = (
+            f"no part stands out: with every part swapped as many of {n} pairs fail as without, so the failures lie elsewhere (budget, horizon)"
+        )
         return Blame(verdict="no part", part=None, sentence=sentence)
     first, second = np.argsort(-shares.mean(1), kind="stable")[:2]
     share, lead = _estimate(shares[first], counts), _estimate(shares[first] - shares[second], counts)
@@ -92,7 +94,9 @@ def _blame(shares: np.ndarray, players: Sequence[str], counts: np.ndarray, num_f
         sentence = f"the {players[first]} is most to blame: {about}, {_signed(lead)} more than the {players[second]}"
         return Blame(verdict="part", part=players[first], sentence=sentence)
     return Blame(
-        verdict="no part", part=None, sentence=f"no part stands out: {players[first]} ({about}) and {players[second]} cannot be told apart with n = {n}"
+        verdict="no part",
+        part=None,
+        sentence=f"no part stands out: {players[first]} ({about}) and {players[second]} cannot be told apart with n = {n}",
     )
 
 

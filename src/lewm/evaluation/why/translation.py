@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lewm.checkpoint import Checkpoint
+from lewm.config import Config
 from lewm.data.formats.store import Store
 from lewm.errors import DataError
 from lewm.evaluation.collapse import heldout_episodes
@@ -19,9 +19,10 @@ from lewm.planning.base import LinearReadout
 
 NUM_CLIPS = 768
 NUM_FEATURES = 384
-SCALES = (0.5, 1.0, 2.0, 4.0)
+SCALES = (0.1, 0.3, 1.0, 2.0, 4.0)
 """Frequencies that are tried, in inverse standard deviations of the labels."""
-EMBEDDING_RIDGE = 1e-5
+RIDGES = (1e-5, 1e-3, 1e-2, 1e-1)
+"""Penalties that are tried, as shares of the number of samples: latents that labels hardly explain need a large one."""
 HELD_OUT_SHARE = 4
 """One sample of so many decides the frequency and is what ``explained`` is measured on."""
 
@@ -46,7 +47,7 @@ class LabelEmbedding:
 
 
 def fit_embedding(labels: np.ndarray, latents: np.ndarray, *, seed: int = 0) -> LabelEmbedding:
-    """Fitted on labels [n, s] and latents [n, D]; the frequency that explains most is taken."""
+    """Fitted on labels [n, s] and latents [n, D]; the frequency and penalty that explain most are taken."""
     labels, latents = np.asarray(labels, np.float64), np.asarray(latents, np.float64)
     mean, std = labels.mean(0), labels.std(0)
     std = np.where(std > 1e-6 * np.maximum(1.0, np.abs(labels).max(0)), std, np.inf)  # a label that never varies says nothing
@@ -56,12 +57,11 @@ def fit_embedding(labels: np.ndarray, latents: np.ndarray, *, seed: int = 0) -> 
     spread = latents[is_held_out].var(0).sum()
     best: LabelEmbedding | None = None
     for scale in SCALES:
-        frequencies = scale * directions
-        features = _features(labels, mean, std, frequencies, phases)
-        weights = _ridge(features[~is_held_out], latents[~is_held_out])
-        explained = float(1 - np.square(features[is_held_out] @ weights - latents[is_held_out]).mean(0).sum() / max(spread, 1e-12))
-        if best is None or explained > best.explained:
-            best = LabelEmbedding(mean=mean, std=std, frequencies=frequencies, phases=phases, weights=weights, explained=explained)
+        features = _features(labels, mean, std, scale * directions, phases)
+        for weights in _ridge(features[~is_held_out], latents[~is_held_out]):
+            explained = float(1 - np.square(features[is_held_out] @ weights - latents[is_held_out]).mean(0).sum() / max(spread, 1e-12))
+            if best is None or explained > best.explained:
+                best = LabelEmbedding(mean=mean, std=std, frequencies=scale * directions, phases=phases, weights=weights, explained=explained)
     assert best is not None
     return best
 
@@ -89,14 +89,16 @@ class Translator:
         return torch.from_numpy(self.embedding.embed(labels)).to(device)
 
 
-def fit_translator(checkpoint: Checkpoint, model: WorldModel, store: Store, *, num_transitions: int, num_clips: int = NUM_CLIPS) -> Translator:
+def fit_translator(model: WorldModel, store: Store, config: Config, *, num_transitions: int, num_clips: int = NUM_CLIPS) -> Translator:
     """Fitted on clips of the training episodes, ``num_transitions`` model steps long where the episodes allow it.
 
-    ``model`` may be a damaged copy of the checkpoint's. ``DataError`` for a dataset without labels, or with labels that never vary.
+    ``config`` says which episodes those are. ``DataError`` for a dataset without labels, or with labels that never vary.
     """
     if not store.label_names:
-        raise DataError(f"dataset {str(store.path)!r} has no labels, and the oracles that parts are swapped for see the true ones: give data with labels")
-    train_ids, _ = heldout_episodes(store, checkpoint.config)
+        raise DataError(
+            f"dataset {str(store.path)!r} has no labels, and the oracles that parts are swapped for see the true ones: give data with labels"
+        )
+    train_ids, _ = heldout_episodes(store, config)
     longest = int(store.index["length"][train_ids].max()) // model.action_block
     num_transitions = min(num_transitions, max(1, longest))
     with torch.no_grad():
@@ -142,9 +144,11 @@ def _features(labels: np.ndarray, mean: np.ndarray, std: np.ndarray, frequencies
     return np.concatenate([np.cos(scaled @ frequencies + phases), scaled, np.ones((len(scaled), 1))], axis=1)
 
 
-def _ridge(features: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    gram = features.T @ features + EMBEDDING_RIDGE * len(features) * np.eye(features.shape[1])
-    return np.asarray(np.linalg.solve(gram, features.T @ targets))
+def _ridge(features: np.ndarray, targets: np.ndarray) -> list[np.ndarray]:
+    """Weights [F + s + 1, D] for each of ``RIDGES``."""
+    scales, directions = np.linalg.eigh(features.T @ features)
+    projected = directions.T @ (features.T @ targets)
+    return [directions @ (projected / (np.maximum(scales, 0) + ridge * len(features))[:, None]) for ridge in RIDGES]
 
 
 def _rows(values: np.ndarray) -> np.ndarray:

@@ -35,7 +35,7 @@ def hallucination(promises: Sequence[Sequence[Promise]], is_solved: np.ndarray, 
     others = int((~claims).sum())
     return {
         "threshold": threshold,
-        "meaning": "of the episodes in which a plan imagined to come as near to the goal as frames one model step apart are (median), those that failed",
+        "meaning": "failures among episodes in which a plan imagined to come as near to the goal as frames one model step apart are (median)",
         "n": num_claims,
         "num_failed": num_failed,
         "rate": wilson(num_failed, num_claims) if num_claims else None,

@@ -66,9 +66,7 @@ class WatchedPolicy(MPCPolicy):
     ) -> ImaginedCost:
         """See ``MPCPolicy.cost``."""
         plain, config = super().cost(context, past_blocks, goals, others), self.config
-        watched = WatchedCost(
-            plain.rollout, context, past_blocks, plain.terms, max_batch_rows=config.max_batch_rows, precision=config.precision
-        )
+        watched = WatchedCost(plain.rollout, context, past_blocks, plain.terms, max_batch_rows=config.max_batch_rows, precision=config.precision)
         watched.num_elites = config.num_elites
         self._watched = watched
         return watched
