@@ -126,7 +126,7 @@ def test_the_oracle_of_a_search_tries_ten_times_as_many_and_is_no_worse_for_a_se
     thorough = oracle_search(PlannerConfig(num_candidates=96, num_elites=12, num_iterations=4))
     assert thorough.num_candidates * thorough.num_iterations == 10 * 96 * 4
     off = oracle_search(PlannerConfig(num_candidates=2, num_elites=2, num_iterations=1, initial_std=0.01))
-    assert off.num_candidates * off.num_iterations == 960
+    assert off.num_candidates * off.num_iterations == 480
     assert off.initial_std == 1.0
 
 
@@ -148,14 +148,12 @@ def test_data_without_labels_are_refused(whole: Parts, store: Store) -> None:
         path = store.path
 
     with pytest.raises(DataError, match="has no labels, and the oracles"):
-        fit_translator(whole.model, Unlabelled(), CONFIG, num_transitions=2)  # type: ignore[arg-type]
+        fit_translator(whole.model, Unlabelled(), CONFIG)  # type: ignore[arg-type]
 
 
 def test_a_distance_that_the_pairs_do_not_have_is_refused(manifest: Manifest) -> None:
     with pytest.raises(ConfigError, match="are D = 25 env steps apart, not 50"):
         Question.of(manifest, num_swapped=1, distance_env_steps=50)
-    with pytest.raises(ConfigError, match="at least 1 pair per stratum, got 0"):
-        Question.of(manifest, num_swapped=0)
 
 
 def test_the_table_says_who_is_to_blame_and_that_it_was_broken(whole: Parts, store: Store, manifest: Manifest) -> None:

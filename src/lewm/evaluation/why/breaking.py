@@ -17,7 +17,7 @@ from lewm.evaluation.why.coalitions import PARTS
 from lewm.evaluation.why.oracles import Parts
 from lewm.planning.terms import Distance
 
-NOISE_STD = 2.0
+NOISE_STD = 3.0
 """Of a broken encoder, in units of the latents' own standard deviation of about 1."""
 NOISE_FREQUENCY = 100.0
 NOISE_SEED = 0

@@ -20,9 +20,9 @@ PARTS = ("encoder", "predictor", "cost", "search")
 """In the order of the bits of a coalition's number."""
 COST_KINDS = ("last", "min", "sum", "prefix")
 WITH_GRADIENTS = ("gradient", "cem-gradient")
-CANDIDATE_FACTOR, ITERATION_FACTOR = 5, 2
-LEAST_CANDIDATES, LEAST_ITERATIONS, LEAST_STD = 160, 6, 1.0
-"""Ten times a search that was switched off is no oracle: 960 candidates are tried at least, and they start as spread out as the training actions."""
+CANDIDATE_FACTOR, ITERATION_FACTOR = 2, 5
+LEAST_CANDIDATES, LEAST_ITERATIONS, LEAST_STD = 48, 10, 1.0
+"""Ten times a search that was switched off is no oracle: 480 candidates are tried at least, and they start as spread out as the training actions."""
 ELITE_SHARE = 8
 """Of so many candidates one is an elite, at least."""
 
@@ -53,7 +53,7 @@ COALITIONS = tuple(Coalition(number) for number in range(1 << len(PARTS)))
 
 
 def oracle_search(planner: PlannerConfig) -> PlannerConfig:
-    """Ten times the search: five times the candidates, twice the iterations, no deadline and no early stop."""
+    """Ten times the search: twice the candidates, five times the iterations, no deadline and no early stop."""
     num_candidates = max(CANDIDATE_FACTOR * max((planner.num_candidates, *planner.candidate_schedule)), LEAST_CANDIDATES)
     changes: dict[str, object] = {
         "num_candidates": num_candidates,

@@ -44,8 +44,6 @@ class Question:
             raise ConfigError(
                 f"these pairs are D = {', '.join(map(str, manifest.distances))} env steps apart, not {distance}: leave --distance out or choose one"
             )
-        if num_swapped < 1:
-            raise ConfigError(f"--pairs must be at least 1 pair per stratum, got {num_swapped}")
         pairs = manifest.at(distance)
         of_strata = [[row for row, pair in enumerate(pairs) if pair.stratum == stratum] for stratum in manifest.strata]
         return cls(manifest=manifest, pairs=tuple(pairs), swapped=tuple(row for rows in of_strata for row in rows[:num_swapped]))

@@ -5,12 +5,12 @@ a env action.
 
 An oracle stands in for one part and leaves the others as they are:
 
-- encoder: in place of latents of frames, true labels. The predictor, which needs latents, starts from the latent that a state of these labels should
-  have (``LabelEmbedding``); what a linear probe reads off the latents that it imagines says how far the labels move from the true ones. The planner's
-  distance compares labels, in standard deviations, with the goal's.
+- encoder: in place of latents of frames, true labels. The model's predictor needs latents: it starts from the latent that a state of these labels
+  should have (``LabelEmbedding``), and the goal is such a latent too; the rest of the agent is as it was. Where the predictor is an oracle as well,
+  no latent is needed, and the planner's distance compares labels, in standard deviations.
 - predictor: candidates are carried out in the simulator from the true state; the encoder encodes the true future frames.
-- cost: in place of the planner's distance the length of the shortest way to the goal, from labels: true ones where encoder and predictor are oracles,
-  and otherwise those that a linear probe reads off latents, imagined or not. What of the horizon counts (``planner.cost``) stays as it is.
+- cost: in place of the planner's distance the length of the shortest way to the goal, between labels: true ones where encoder and predictor are
+  oracles, and otherwise those that are read off latents (``LocalReadout``). What of the horizon counts (``planner.cost``) stays as it is.
 - search: ``coalitions.oracle_search``.
 """
 
@@ -29,7 +29,7 @@ from lewm.evaluation.outcomes import no_op_actions
 from lewm.evaluation.why.coalitions import Coalition, oracle_search
 from lewm.evaluation.why.paths import TrueDistance
 from lewm.evaluation.why.simulation import Simulator
-from lewm.evaluation.why.translation import Translator
+from lewm.evaluation.why.translation import LocalReadout, Translator
 from lewm.models.world_model import WorldModel
 from lewm.planning.base import LinearReadout
 from lewm.planning.costs import ImaginedCost
@@ -81,7 +81,7 @@ class World:
 class SwappedPolicy(MPCPolicy):
     """The agent with the parts of a coalition swapped. With the encoder among them its observations are labels [E, s] in the place of frames.
 
-    ``present_states`` and ``present_labels`` have to be set to those of the episodes before each ``act`` that plans.
+    ``present_states`` has to be set to the true states of the episodes before each ``act`` that plans.
     """
 
     def __init__(self, parts: Parts, world: World, coalition: Coalition) -> None:
@@ -89,27 +89,38 @@ class SwappedPolicy(MPCPolicy):
         self.parts, self.world, self.coalition = parts, world, coalition
         self.distance = parts.distance
         self.present_states: list[bytes] = []
-        self.present_labels = np.zeros((0, 0), np.float32)
 
     @property
     def sees_labels(self) -> bool:
         """Whether observations are labels."""
         return self.coalition.has("encoder")
 
+    @property
+    def compares_labels(self) -> bool:
+        """Whether futures are true labels, so that no latent is needed."""
+        return self.coalition.has("encoder") and self.coalition.has("predictor")
+
     @torch.no_grad()
     def begin(self, goal_frames: Observation[np.ndarray] | None, goal_labels: np.ndarray, seeds: Sequence[int]) -> PolicyState:
         """A state for new episodes, from what the goals look like (not needed where labels are seen) and their true labels float32 [E, s]."""
-        labels = torch.from_numpy(np.asarray(goal_labels, np.float32)).to(self.device)
-        if self.sees_labels:
-            state = self.reset_to(labels if self.coalition.has("cost") else self.world.scaled(labels), seeds)
-            return replace(state, frames=None)
-        assert goal_frames is not None
-        if not self.coalition.has("cost"):
-            return self.reset(goal_frames, seeds)
-        num_stacked = len(self.model.observation_spec.stack_offsets_env_steps)
-        frames = np.repeat(goal_frames.frames, num_stacked, axis=1)
-        latents = super()._encode(Observation(frames, goal_frames.proprioception))
-        return self.reset_to(self.world.translator.real.read(latents), seeds)
+        if self.compares_labels:
+            labels = torch.from_numpy(np.asarray(goal_labels, np.float32)).to(self.device)
+            goals = labels if self.coalition.has("cost") else self.world.scaled(labels)
+        else:
+            latents = self._encode(Observation(goal_labels) if self.sees_labels else self._still(goal_frames))
+            goals = self._reads.read(latents) if self.coalition.has("cost") else latents if self.readout is None else self.readout.read(latents)
+        state = self.reset_to(goals, seeds)
+        return replace(state, frames=None) if self.sees_labels else state
+
+    @property
+    def _reads(self) -> LocalReadout:
+        """Reads labels off this agent's latents."""
+        return self.world.translator.embedded if self.sees_labels else self.world.translator.real
+
+    def _still(self, frames: Observation[np.ndarray] | None) -> Observation[np.ndarray]:
+        """Goals as a model of stacked frames sees them."""
+        assert frames is not None
+        return Observation(np.repeat(frames.frames, len(self.model.observation_spec.stack_offsets_env_steps), axis=1), frames.proprioception)
 
     def _encode(self, observation: Observation[np.ndarray]) -> Float[Tensor, "E D"]:
         if self.sees_labels:
@@ -122,23 +133,11 @@ class SwappedPolicy(MPCPolicy):
         """See ``MPCPolicy.cost``."""
         terms: list[Term] = [self._goal_term(goals), *self._action_terms(), *others]
         config = self.config
-        if not (self.coalition.has("predictor") or self.sees_labels):
+        if not self.coalition.has("predictor"):
             return ImaginedCost(self.rollout, context, past_blocks, terms, max_batch_rows=config.max_batch_rows, precision=config.precision)
         assert len(self.present_states) == len(context), "set present_states before planning"
         numbers = torch.arange(len(context), device=context.device, dtype=context.dtype)[:, None, None]  # so that a chunk knows its episodes
-        if self.coalition.has("predictor"):
-            return ImaginedCost(self._carried_out, numbers, past_blocks[:, :0], terms, max_batch_rows=config.max_batch_rows)
-        numbered = torch.cat([context, numbers.expand(-1, context.shape[1], 1)], dim=-1)
-        return ImaginedCost(self._moved_labels, numbered, past_blocks, terms, max_batch_rows=config.max_batch_rows, precision=config.precision)
-
-    def _moved_labels(
-        self, numbered: Float[Tensor, "E H D1"], past_blocks: Float[Tensor, "E H-1 A"], candidates: Float[Tensor, "E S T A"]
-    ) -> Float[Tensor, "E S T s"]:
-        """Where labels go from the true ones, by what the predictor imagines: labels in the place of latents."""
-        context, episodes = numbered[..., :-1], numbered[:, -1, -1].long().cpu().numpy()
-        read = self.world.translator.imagined_from_labels.read
-        now = torch.from_numpy(self.present_labels[episodes]).to(context)
-        return read(self.rollout(context, past_blocks, candidates)) + (now - read(context[:, -1]))[:, None, None]
+        return ImaginedCost(self._carried_out, numbers, past_blocks[:, :0], terms, max_batch_rows=config.max_batch_rows)
 
     def _carried_out(
         self, numbers: Float[Tensor, "E H D"], past_blocks: Float[Tensor, "E H-1 A"], candidates: Float[Tensor, "E S T A"]
@@ -146,14 +145,14 @@ class SwappedPolicy(MPCPolicy):
         """True futures of the episodes of these numbers: latents of their frames or, where labels are seen, labels."""
         states = [self.present_states[int(number)] for number in numbers[:, 0, 0].tolist()]
         simulator, is_last_enough = self.world.simulator, self.config.cost == "last" and self.config.mean_weight == 0
-        if self.sees_labels:
+        if self.compares_labels:
             return simulator.labels(states, candidates).to(candidates)
         futures = simulator.latents(states, candidates, self.model, only_last=is_last_enough).to(candidates)
         return futures.expand(-1, -1, candidates.shape[2], -1)  # where only the end counts, it stands for all model steps
 
     def _goal_term(self, goals: Float[Tensor, "E G"]) -> Term:
         config = self.config
-        distance = self._way if self.coalition.has("cost") else self._label_distance if self.sees_labels else self.distance
+        distance = self._way if self.coalition.has("cost") else self._label_distance if self.compares_labels else self.distance
         return GoalTerm(goals=goals, distance=distance, kind=config.cost, mean_weight=config.mean_weight, prefix_power=config.prefix_power)
 
     def _action_terms(self) -> list[Term]:
@@ -163,18 +162,11 @@ class SwappedPolicy(MPCPolicy):
             return []
         return [ActionTerm(space=self.space, action_penalty=config.action_penalty, smoothness_penalty=config.smoothness_penalty)]
 
-    def _labels(self, futures: Float[Tensor, "*E D"]) -> Float[Tensor, "*E s"]:
-        """The labels of imagined or true futures, which are labels already where labels are seen."""
-        if self.sees_labels:
-            return futures
-        translator = self.world.translator
-        return (translator.real if self.coalition.has("predictor") else translator.imagined).read(futures)
-
     def _label_distance(self, futures: Float[Tensor, "*E D"], goals: Float[Tensor, "*E G"]) -> Float[Tensor, "*E"]:
         return self.parts.metric(self.world.scaled(futures), goals.to(futures))
 
     def _way(self, futures: Float[Tensor, "*E D"], goals: Float[Tensor, "*E s"]) -> Float[Tensor, "*E"]:
-        labels, leading = self._labels(futures), futures.shape[:-1]
+        labels, leading = futures if self.compares_labels else self._reads.read(futures), futures.shape[:-1]
         places, ends = (values.reshape(-1, labels.shape[-1]).double().cpu().numpy() for values in (labels, goals.expand(*leading, -1)))
         return torch.from_numpy(self.world.true_distance.measure(places, ends)).to(futures).reshape(leading)
 
@@ -205,6 +197,6 @@ class SwappedAgent:
         if policy.needs_frame(self._state):
             observation = Observation(envs.labels()[self._rows]) if policy.sees_labels else envs.observe()[self._rows]
             states = envs.get_states()
-            policy.present_states, policy.present_labels = [states[row] for row in self._rows], envs.labels()[self._rows]
+            policy.present_states = [states[row] for row in self._rows]
         actions[self._rows], self._state = policy.act(observation, self._state)
         return actions

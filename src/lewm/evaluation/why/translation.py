@@ -1,12 +1,13 @@
 """Between latents and true labels: what lets an oracle of one part work together with the model's other parts.
 
-Axes: n sample, D latent, s label, F feature, E clip, T model step, A action block.
+Axes: n sample, K kept sample, D latent, s label, F feature.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from lewm.config import Config
@@ -17,7 +18,10 @@ from lewm.evaluation.probing import LinearProbe, encode_clips, fit_probe
 from lewm.models.world_model import WorldModel
 from lewm.planning.base import LinearReadout
 
-NUM_CLIPS = 768
+NUM_CLIPS = 4096
+NUM_KEPT = 1024
+"""Frames whose latents and labels are kept to read labels off other latents."""
+ROWS_PER_BATCH = 8192
 NUM_FEATURES = 384
 SCALES = (0.1, 0.3, 1.0, 2.0, 4.0)
 """Frequencies that are tried, in inverse standard deviations of the labels."""
@@ -67,6 +71,25 @@ def fit_embedding(labels: np.ndarray, latents: np.ndarray, *, seed: int = 0) -> 
 
 
 @dataclass(frozen=True, kw_only=True)
+class LocalReadout:
+    """Labels of the frame whose latent is nearest, and from there on by a linear probe, whose errors cancel where the two latents are near."""
+
+    latents: Float[Tensor, "K D"]
+    labels: Float[Tensor, "K s"]
+    probe: LinearReadout
+
+    def read(self, latents: Float[Tensor, "*E D"]) -> Float[Tensor, "*E s"]:
+        """The labels, in their units."""
+        known, labels = self.latents.to(latents), self.labels.to(latents)
+        offsets = known.square().sum(1) / 2
+        rows = latents.reshape(-1, latents.shape[-1])
+        # The nearest is the one of the largest dot product less half of its square.
+        nearest = torch.cat([torch.addmm(-offsets, part, known.T).argmax(1) for part in rows.split(ROWS_PER_BATCH)])
+        read = labels[nearest] + self.probe.read(rows) - self.probe.read(known)[nearest]
+        return read.reshape(*latents.shape[:-1], -1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Translator:
     """All maps between a model's latents and a world's labels, fitted on the training episodes of a dataset."""
 
@@ -75,13 +98,11 @@ class Translator:
     label_std: np.ndarray
     """float64 [s]; 1 for a label that never varied."""
     embedding: LabelEmbedding
-    real: LinearReadout
-    """Labels off latents of frames, in the labels' units."""
-    imagined: LinearReadout
-    """Labels off latents that the predictor imagines from latents of frames."""
-    imagined_from_labels: LinearReadout
-    """Labels off latents that the predictor imagines from embedded labels."""
-    pairs_of_steps: tuple[Tensor, Tensor]
+    real: LocalReadout
+    """Labels off latents of frames, and off what is imagined from them."""
+    embedded: LocalReadout
+    """Labels off latents of the embedding, and off what is imagined from them."""
+    steps: tuple[Tensor, Tensor]
     """Latents [n, D] of frames and of those one model step later."""
 
     def embed(self, labels: np.ndarray, device: torch.device) -> Tensor:
@@ -89,53 +110,41 @@ class Translator:
         return torch.from_numpy(self.embedding.embed(labels)).to(device)
 
 
-def fit_translator(model: WorldModel, store: Store, config: Config, *, num_transitions: int, num_clips: int = NUM_CLIPS) -> Translator:
-    """Fitted on clips of the training episodes, ``num_transitions`` model steps long where the episodes allow it.
+def fit_translator(model: WorldModel, store: Store, config: Config, *, num_clips: int = NUM_CLIPS) -> Translator:
+    """Fitted on frames of the training episodes, of which ``config`` says which they are.
 
-    ``config`` says which episodes those are. ``DataError`` for a dataset without labels, or with labels that never vary.
+    ``DataError`` for a dataset without labels, or with labels that never vary.
     """
     if not store.label_names:
         raise DataError(
             f"dataset {str(store.path)!r} has no labels, and the oracles that parts are swapped for see the true ones: give data with labels"
         )
     train_ids, _ = heldout_episodes(store, config)
-    longest = int(store.index["length"][train_ids].max()) // model.action_block
-    num_transitions = min(num_transitions, max(1, longest))
     with torch.no_grad():
-        clips = encode_clips([model], store, train_ids, num_clips=num_clips, num_transitions=num_transitions, seed=0)
-        latents, labels = clips.latents[0], clips.labels.astype(np.float64)  # E T+1 D, E T+1 s
-        embedding = fit_embedding(_rows(labels), _rows(latents))
-        real = fit_probe(_rows(latents), _rows(labels))
-        starts = (latents[:, 0], embedding.embed(labels[:, 0]))
-        imagined = [fit_probe(_rows(_imagine(model, start, clips.blocks)), _rows(labels[:, 1:])) for start in starts]
-    if real.is_constant.all():
+        clips = encode_clips([model], store, train_ids, num_clips=num_clips, num_transitions=1, seed=0)
+    now, later = clips.latents[0][:, 0], clips.latents[0][:, 1]
+    latents, labels = np.concatenate([now, later]), np.concatenate([clips.labels[:, 0], clips.labels[:, 1]]).astype(np.float64)
+    probe, embedding = fit_probe(latents, labels), fit_embedding(labels, latents)
+    if probe.is_constant.all():
         raise DataError(f"{', '.join(store.label_names)} never varied in dataset {str(store.path)!r}: nothing can be read off the latents")
-    now, later = _rows(latents[:, :-1]), _rows(latents[:, 1:])
+    kept = np.linspace(0, len(labels) - 1, min(NUM_KEPT, len(labels))).astype(np.int64)
+    ideal = embedding.embed(labels)
     return Translator(
         label_names=tuple(store.label_names),
-        label_mean=real.label_mean,
-        label_std=np.where(real.is_constant, 1.0, real.label_std),
+        label_mean=probe.label_mean,
+        label_std=np.where(probe.is_constant, 1.0, probe.label_std),
         embedding=embedding,
-        real=readout_of(real),
-        imagined=readout_of(imagined[0]),
-        imagined_from_labels=readout_of(imagined[1]),
-        pairs_of_steps=(torch.from_numpy(now), torch.from_numpy(later)),
+        real=_local(latents[kept], labels[kept], probe),
+        embedded=_local(ideal[kept], labels[kept], fit_probe(ideal, labels)),
+        steps=(torch.from_numpy(now), torch.from_numpy(later)),
     )
 
 
-def readout_of(probe: LinearProbe) -> LinearReadout:
-    """The same map in the labels' units, for tensors."""
+def _local(latents: np.ndarray, labels: np.ndarray, probe: LinearProbe) -> LocalReadout:
     weights = probe.weights * probe.label_std / probe.latent_std[:, None]
     bias = probe.label_mean - probe.latent_mean @ weights
-    return LinearReadout(weights=torch.from_numpy(weights).float(), bias=torch.from_numpy(bias).float())
-
-
-def _imagine(model: WorldModel, starts: np.ndarray, blocks: Tensor) -> np.ndarray:
-    """float32 [E, T, D]: from latents [E, D] with the true blocks [E, T, A]."""
-    device = next(model.parameters()).device
-    context, blocks = torch.from_numpy(starts).to(device)[:, None], blocks.to(device)
-    rolled = model.rollout(context, blocks[:, :0], blocks[:, None])[:, 0]
-    return np.asarray(rolled.float().cpu().numpy())
+    linear = LinearReadout(weights=torch.from_numpy(weights).float(), bias=torch.from_numpy(bias).float())
+    return LocalReadout(latents=torch.from_numpy(latents).float(), labels=torch.from_numpy(labels).float(), probe=linear)
 
 
 def _features(labels: np.ndarray, mean: np.ndarray, std: np.ndarray, frequencies: np.ndarray, phases: np.ndarray) -> np.ndarray:
@@ -149,7 +158,3 @@ def _ridge(features: np.ndarray, targets: np.ndarray) -> list[np.ndarray]:
     scales, directions = np.linalg.eigh(features.T @ features)
     projected = directions.T @ (features.T @ targets)
     return [directions @ (projected / (np.maximum(scales, 0) + ridge * len(features))[:, None]) for ridge in RIDGES]
-
-
-def _rows(values: np.ndarray) -> np.ndarray:
-    return values.reshape(-1, values.shape[-1])

@@ -22,7 +22,7 @@ NEIGHBOUR_QUANTILE = 0.5
 
 def arrival_threshold(parts: Parts, translator: Translator) -> float:
     """The planner's distance below which an imagined latent counts as arrived: the median between frames that are one model step apart."""
-    now, later = translator.pairs_of_steps
+    now, later = translator.steps
     with torch.no_grad():
         goals = now if parts.readout is None else parts.readout.read(now)
         return float(torch.quantile(parts.distance(later, goals)[: 1 << 20], NEIGHBOUR_QUANTILE))

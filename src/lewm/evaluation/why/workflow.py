@@ -55,6 +55,8 @@ def explain(
     without a simulator and for planner settings that cannot be swapped, ``DataError`` for data without labels.
     """
     begun_s, say = time.monotonic(), progress or (lambda _text: None)
+    if num_pairs < 1:
+        raise ConfigError(f"--pairs must be at least 1 pair per stratum, got {num_pairs}")
     checkpoint = load_checkpoint(run, device)
     known = None if pairs_of is None else _pairs_of(pairs_of, env, env_options)
     name, options = world_of(checkpoint, env, env_options) if known is None else (known.env, dict(known.env_options))
@@ -96,7 +98,7 @@ def make_world(parts: Parts, env: str, env_options: dict[str, Any], store: Store
 
     The caller closes the world. ``DataError`` for data with other labels than the world's.
     """
-    translator = fit_translator(parts.model, store, config, num_transitions=parts.planner.horizon_model_steps)
+    translator = fit_translator(parts.model, store, config)
     envs = make_batch(env, 1, **env_options)
     names, columns = tuple(envs.label_names), goal_columns(envs.label_names, envs.goal_label_names)
     if names != translator.label_names:
