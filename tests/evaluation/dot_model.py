@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lewm.models.world_model import WorldModel
 from lewm.schema import ActionSpec, Observation, ObservationSpec
 
-ARENA_PX, SPEED_PX, SCALE_PX = 224.0, 5.0, 40.0
+ARENA_PX, SPEED_PX, SCALE_PX = 224.0, 5.0, 20.0
 LATENT_DIMENSION = 6
 
 

@@ -113,7 +113,7 @@ def _blamed(values: np.ndarray | None, question: Question) -> dict[str, Any]:
     """The part of the result that follows from what each coalition solves, bool [C, n]; None where there was nothing to swap for."""
     if values is None:
         sentence = f"nothing to explain: all {len(question.swapped)} pairs were solved (a larger --distance or more --pairs may hold failures)"
-        nothing = {"gap": None, "parts": {}, "verdict": "nothing to explain", "part": None, "sentence": sentence}
+        nothing: dict[str, Any] = {"gap": None, "parts": {}, "verdict": "nothing to explain", "part": None, "sentence": sentence}
         return {"attribution": nothing, "values": {}, "swapped": []}
     solved_by = [[one.name for one, solved in zip(COALITIONS, column, strict=True) if solved] for column in values.T]
     return {

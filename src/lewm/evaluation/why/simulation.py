@@ -90,7 +90,7 @@ class Simulator:
             count = min(largest, 1 << ((len(states) - first).bit_length() - 1))
             rows = [state for state in states[first : first + count] for _ in range(num_candidates)]
             found = carried_out(rows, candidates[first : first + count].flatten(0, 1))
-            parts.append(found.unflatten(0, (count, num_candidates)))
+            parts.append(found.view(count, num_candidates, *found.shape[1:]))
             first += count
         return torch.cat(parts)
 

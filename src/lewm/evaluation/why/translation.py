@@ -84,7 +84,7 @@ class LocalReadout:
         offsets = known.square().sum(1) / 2
         rows = latents.reshape(-1, latents.shape[-1])
         # The nearest is the one of the largest dot product less half of its square.
-        nearest = torch.cat([torch.addmm(-offsets, part, known.T).argmax(1) for part in rows.split(ROWS_PER_BATCH)])
+        nearest = torch.cat([torch.addmm(-offsets, part, known.T).argmax(1) for part in torch.split(rows, ROWS_PER_BATCH)])
         read = labels[nearest] + self.probe.read(rows) - self.probe.read(known)[nearest]
         return read.reshape(*latents.shape[:-1], -1)
 
