@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from lewm.errors import ConfigError
-from lewm.evaluation.why.calibration import abstention, crossed_confidence, fit_confidence, reliability, risk_coverage
+from lewm.evaluation.intervals import separation
+from lewm.evaluation.why.calibration import abstention, fit_confidence, judged_confidence, reliability, risk_coverage
 
 GENERATOR = np.random.default_rng(0)
 FEATURES = GENERATOR.standard_normal((4000, 2))
@@ -28,12 +29,19 @@ def test_a_confidence_that_is_always_sure_has_the_failure_rate_as_its_error():
     assert found["ece_if_perfect"] == 0
 
 
-def test_the_confidence_of_a_pair_does_not_depend_on_how_its_own_half_ended():
-    other = SOLVED.copy()
-    other[::2] = ~other[::2]
-    before, after = crossed_confidence(FEATURES, SOLVED), crossed_confidence(FEATURES, other)
-    assert np.array_equal(before[::2], after[::2])
-    assert not np.allclose(before[1::2], after[1::2])
+def test_the_pairs_that_a_confidence_is_judged_on_do_not_change_it_and_the_others_do():
+    before = judged_confidence(FEATURES, SOLVED)
+    judged, fitted = SOLVED.copy(), SOLVED.copy()
+    judged[1::2], fitted[::2] = ~judged[1::2], ~fitted[::2]
+    assert np.array_equal(judged_confidence(FEATURES, judged), before)
+    assert not np.allclose(judged_confidence(FEATURES, fitted), before)
+
+
+def test_where_features_say_nothing_confidence_is_the_success_rate_and_not_its_opposite():
+    solved = np.random.default_rng(1).random(400) < 0.4
+    confidence = judged_confidence(FEATURES[:400], solved)
+    assert np.abs(confidence - 0.4).max() < 0.2
+    assert 0.4 < separation(confidence, solved[1::2])["rate"] < 0.6
 
 
 def test_pairs_that_all_succeeded_make_a_confidence_near_one_but_not_certainty():

@@ -81,7 +81,7 @@ def test_an_agent_without_failures_has_nothing_to_explain_but_its_promises_are_j
     assert result["attribution"]["verdict"] == "nothing to explain"
     assert result["values"] == {}
     assert result["hallucination"]["rate"]["rate"] == 0
-    assert result["reliability"]["n"] == 8
+    assert result["reliability"]["n"] == 4
 
 
 def test_watching_an_agent_does_not_change_what_it_does(whole: Parts, manifest: Manifest) -> None:

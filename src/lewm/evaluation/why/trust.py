@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from lewm.evaluation.intervals import separation, wilson
-from lewm.evaluation.why.calibration import abstention, crossed_confidence, reliability
+from lewm.evaluation.why.calibration import abstention, judged_confidence, reliability
 from lewm.evaluation.why.oracles import Parts
 from lewm.evaluation.why.translation import Translator
 from lewm.evaluation.why.watching import FEATURES, Promise
@@ -46,12 +46,12 @@ def hallucination(promises: Sequence[Sequence[Promise]], is_solved: np.ndarray, 
 def trust(promises: Sequence[Sequence[Promise]], is_solved: np.ndarray) -> dict[str, Any]:
     """A confidence from each episode's first plan, its reliability, and what abstaining by it saves; JSON-ready.
 
-    ``reliability`` and ``abstention`` are None for fewer than ``MIN_PAIRS`` pairs, the latter also where no pair or every pair failed.
+    Fitted on every other pair and judged on those between, of which the second is the first: ``confidence`` has theirs. ``reliability`` and ``abstention`` are None for fewer than ``MIN_PAIRS`` pairs, the latter also where no pair or every pair failed.
     """
     if len(is_solved) < MIN_PAIRS:
         return {"features": list(FEATURES), "confidence": None, "reliability": None, "abstention": None, "separation": None}
-    features = np.array([plans[0].features() for plans in promises])
-    confidence = crossed_confidence(features, is_solved)
+    confidence = judged_confidence(np.array([plans[0].features() for plans in promises]), is_solved)
+    is_solved = is_solved[1::2]
     is_mixed = bool(is_solved.any() and not is_solved.all())
     return {
         "features": list(FEATURES),
