@@ -54,8 +54,8 @@ def fit_confidence(features: np.ndarray, is_solved: np.ndarray) -> Confidence:
 def judged_confidence(features: np.ndarray, is_solved: np.ndarray) -> np.ndarray:
     """float64 [n // 2]: the confidence of every other pair, the second first, by a fit on the pairs between them.
 
-    No pair is both fitted on and judged, and all are judged by one fit: with several folds a fold that holds more failures makes the fit of the others
-    expect fewer, so that confidence seems to mean its opposite.
+    No pair is both fitted on and judged, and all are judged by one fit: with folds, one that holds more failures makes the fit of the others expect
+    fewer, so that confidence seems to mean its opposite.
     """
     features, is_solved = _checked(features, is_solved)
     return fit_confidence(features[::2], is_solved[::2]).of(features[1::2])

@@ -46,7 +46,8 @@ def hallucination(promises: Sequence[Sequence[Promise]], is_solved: np.ndarray, 
 def trust(promises: Sequence[Sequence[Promise]], is_solved: np.ndarray) -> dict[str, Any]:
     """A confidence from each episode's first plan, its reliability, and what abstaining by it saves; JSON-ready.
 
-    Fitted on every other pair and judged on those between, of which the second is the first: ``confidence`` has theirs. ``reliability`` and ``abstention`` are None for fewer than ``MIN_PAIRS`` pairs, the latter also where no pair or every pair failed.
+    Fitted on every other pair and judged on those between, of which the second is the first: ``confidence`` has theirs. ``reliability`` and
+    ``abstention`` are None for fewer than ``MIN_PAIRS`` pairs, the latter also where no judged pair or every one failed.
     """
     if len(is_solved) < MIN_PAIRS:
         return {"features": list(FEATURES), "confidence": None, "reliability": None, "abstention": None, "separation": None}
