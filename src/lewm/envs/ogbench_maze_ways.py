@@ -38,7 +38,7 @@ class WayTables:
         tables = np.stack([self._table(goal) for goal in different])
         around = tables[goal_of.reshape(-1), self._free_point(starts)]
         is_seen = self._maze.is_free(starts) & self._maze.is_free(goals) & self._maze.is_straight(starts, goals)
-        return np.where(is_seen, np.linalg.norm(goals - starts, axis=-1), around)
+        return np.asarray(np.where(is_seen, np.linalg.norm(goals - starts, axis=-1), around))
 
     def _table(self, goal: np.ndarray) -> np.ndarray:
         """float64 [g]: from every free point to a goal."""
