@@ -174,17 +174,9 @@ def _result(result: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _printed(result: dict[str, Any]) -> str:
-    if result["evaluation"] == "success":
-        from lewm.evaluation.success import success_table
+    from lewm.evaluation.printing import printed
 
-        return success_table(result)
-    if result["evaluation"] == "robustness":
-        from lewm.evaluation.robustness_table import robustness_table
-
-        return robustness_table(result)
-    from lewm.evaluation.workflow import latent_table
-
-    return latent_table(result)
+    return printed(result)
 
 
 def _model_limits(world: str, description: Mapping[str, Any]) -> tuple[str, ...]:

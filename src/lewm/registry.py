@@ -308,6 +308,7 @@ EVALUATIONS = Table(
             target="lewm.evaluation.robustness:evaluate_robustness",
             summary="success and probes in perturbed worlds, from corrupted frames and in unseen layouts",
         ),
+        "why": Entry(target="lewm.evaluation.why.workflow:explain", summary="which part makes plans fail, and does the agent know?"),
         "atari-labels": Entry(
             target="lewm.evaluation.atari_probing:evaluate_atari_labels", summary="AtariARI: name the game's memory bytes from frozen latents"
         ),

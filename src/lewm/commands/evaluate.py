@@ -181,6 +181,7 @@ def evaluate(words: Sequence[str]) -> None:
         "reconstruction": _reconstruction,
         "atari-labels": _atari_labels,
         "robustness": _robustness,
+        "why": _why,
     }
     routes.get(words[0], _latents)(words)
 
@@ -340,6 +341,12 @@ def _robustness(words: Sequence[str]) -> None:
     from lewm.commands.robustness import evaluate_robustness
 
     evaluate_robustness(words)
+
+
+def _why(words: Sequence[str]) -> None:
+    from lewm.commands.why import evaluate_why
+
+    evaluate_why(words)
 
 
 def write_to_run(path: Path | None, result: dict[str, Any], run: Path) -> None:

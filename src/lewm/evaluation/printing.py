@@ -8,6 +8,7 @@ PRINTERS = {
     "comparison of methods": "lewm.evaluation.methods:methods_table",
     "success over training seeds": "lewm.evaluation.across_seeds:combined_table",
     "robustness": "lewm.evaluation.robustness_table:robustness_table",
+    "why": "lewm.evaluation.why.table:why_table",
 }
 """Functions that print a result, by its ``evaluation``; what is not here is a measurement of latents."""
 

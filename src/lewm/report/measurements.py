@@ -28,12 +28,17 @@ EXPLAINED = {
         "Robustness",
         "The same pairs in changed worlds and from corrupted frames; each row says how far success moved from the unchanged world.",
     ),
+    "why": (
+        "Why plans fail",
+        "Each part of the agent is swapped for an oracle, in all combinations, on the same pairs; a Shapley value is a part's share of what the "
+        "oracles gain. Below that, whether the agent's own promises can be believed.",
+    ),
     "lab": ("The collapse lab", "Every objective on the same worlds, data, networks, steps and seeds."),
     "sweep": ("How wide the region is that works", "Success and verdict for each weight of the regulariser and each batch size."),
     "comparison of methods": ("Beside other methods", "All on the same start and goal pairs; differences are to the first method."),
 }
 """Evaluation -> title, and how to read it."""
-AFTER_TRAINING = ("collapse", "surprise", "reconstruction", "robustness")
+AFTER_TRAINING = ("collapse", "surprise", "reconstruction", "robustness", "why")
 """What is worth measuring of any run."""
 
 

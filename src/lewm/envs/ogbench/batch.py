@@ -4,6 +4,7 @@ Axes: E episode, s label.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from lewm.envs.ogbench.goals import OgbenchPredicate, cube_predicate, maze_predi
 from lewm.envs.ogbench.manipulation import HELD, ManipulationSimulator
 from lewm.envs.ogbench.maze import MazeSimulator
 from lewm.envs.ogbench.maze_map import MazeMap
+from lewm.envs.ogbench.maze_ways import WayTables
 from lewm.envs.ogbench.options import OgbenchOptions
 from lewm.envs.option_checks import parse_options
 from lewm.errors import ConfigError, EnvError
@@ -115,6 +117,7 @@ class MazeBatch(OgbenchBatch):
     """E episodes of ``ogbench/pointmaze-*`` or ``ogbench/antmaze-*``."""
 
     _simulator: MazeSimulator
+    path_unit = "m"
 
     def __init__(self, num_envs: int, name: str, simulator: MazeSimulator, /, **options: Any) -> None:
         parsed = parse_options(OgbenchOptions, name, options)
@@ -146,6 +149,10 @@ class MazeBatch(OgbenchBatch):
         ways_m = self.map.path_m(self.places(start_labels), self.places(goal_labels))
         return np.asarray(ways_m / (self._simulator.full_speed_m * self._options.action_repeat))
 
+    def path_lengths(self, start_labels: np.ndarray, goal_labels: np.ndarray) -> np.ndarray:
+        """float64 [n]: metres of the shortest ways between labels [n, s], of which many may go to the same goals; teleports are not used."""
+        return self._ways.lengths_m(self.places(start_labels), self.places(goal_labels))
+
     def states_at(self, places: np.ndarray) -> list[bytes]:
         """The present states with the bodies put at places [E, 2], to start from or to make goals; ``EnvError`` for a place in a wall."""
         self._require_started()
@@ -162,6 +169,10 @@ class MazeBatch(OgbenchBatch):
         moments = [STATES.unpack(self.name, state, self._simulator)[0] for state in states]
         self._refuse_walls(np.array([self._simulator.part(moment, "qpos")[:2] for moment in moments]).reshape(-1, 2), "a goal")
         super().set_goals(states)
+
+    @functools.cached_property
+    def _ways(self) -> WayTables:
+        return WayTables(self.map)
 
     def _measured(self, moment: Moment) -> np.ndarray:
         return np.zeros(0)

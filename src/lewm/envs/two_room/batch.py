@@ -13,6 +13,7 @@ from lewm.envs.base import PerturbationEnd, check_count, check_seeds, move_momen
 from lewm.envs.option_checks import parse_options
 from lewm.envs.two_room.drawing import Canvas
 from lewm.envs.two_room.layout import MOMENT, PERTURBATIONS, SPEED_PX, WALL_X_PX, TwoRoomOptions, are_visible, check_layouts
+from lewm.envs.two_room.paths import path_lengths_px
 from lewm.envs.two_room.physics import LegalSpace, move_official, move_swept, room_positions
 from lewm.errors import EnvError
 from lewm.schema import ActionSpec, Observation, ObservationSpec
@@ -37,6 +38,7 @@ class TwoRoomBatch:
     action_spec: ActionSpec
     label_names: tuple[str, ...]
     goal_label_names: tuple[str, ...]
+    path_unit = "px"
 
     def __init__(self, num_envs: int, /, **options: Any) -> None:
         if num_envs < 1:
@@ -163,6 +165,12 @@ class TwoRoomBatch:
             is_usable &= is_inside & ((x < space.wall_low) | (x > space.wall_high))
         is_same_room = (starts[:, 0] < WALL_X_PX) == (goals[:, 0] < WALL_X_PX)
         return np.where(is_usable, is_same_room.astype(np.int64), -1)
+
+    def path_lengths(self, start_labels: np.ndarray, goal_labels: np.ndarray) -> np.ndarray:
+        """float64 [n]: px of the shortest legal ways between labels [n, 3], whose door counts; thickness, opening and radius are the options'."""
+        starts, goals, radius = np.asarray(start_labels, np.float64), np.asarray(goal_labels, np.float64), self.options.agent_radius_px
+        wall_half, door_half = self.options.wall_thickness_px / 2 + radius, self.options.door_half_size_px - radius
+        return path_lengths_px(starts[:, :2], goals[:, :2], goals[:, 2], wall_half_px=wall_half, door_half_px=door_half)
 
     def is_truncated(self) -> np.ndarray:
         """Which episodes have lasted ``max_env_steps``, bool [E]."""

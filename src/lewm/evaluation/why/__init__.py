@@ -1,0 +1,1 @@
+"""Why plans fail: which part of an agent is to blame, and whether the agent knows."""

@@ -1,0 +1,160 @@
+"""Between latents and true labels: what lets an oracle of one part work together with the model's other parts.
+
+Axes: n sample, K kept sample, D latent, s label, F feature.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lewm.config import Config
+from lewm.data.formats.store import Store
+from lewm.errors import DataError
+from lewm.evaluation.collapse import heldout_episodes
+from lewm.evaluation.probing import LinearProbe, encode_clips, fit_probe
+from lewm.models.world_model import WorldModel
+from lewm.planning.base import LinearReadout
+
+NUM_CLIPS = 4096
+NUM_KEPT = 1024
+"""Frames whose latents and labels are kept to read labels off other latents."""
+ROWS_PER_BATCH = 8192
+NUM_FEATURES = 384
+SCALES = (0.1, 0.3, 1.0, 2.0, 4.0)
+"""Frequencies that are tried, in inverse standard deviations of the labels."""
+RIDGES = (1e-5, 1e-3, 1e-2, 1e-1)
+"""Penalties that are tried, as shares of the number of samples: latents that labels hardly explain need a large one."""
+HELD_OUT_SHARE = 4
+"""One sample of so many decides the frequency and is what ``explained`` is measured on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelEmbedding:
+    """The latent that a state of given labels should have: the mean latent of such states, by ridge regression on random Fourier features."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    frequencies: np.ndarray
+    """float64 [s, F]."""
+    phases: np.ndarray
+    weights: np.ndarray
+    """float64 [F + s + 1, D]."""
+    explained: float
+    """Share of the latents' variance that the labels explain, on samples that it was not fitted on."""
+
+    def embed(self, labels: np.ndarray) -> np.ndarray:
+        """float32 [n, D] of labels [n, s]."""
+        return np.asarray(_features(labels, self.mean, self.std, self.frequencies, self.phases) @ self.weights, np.float32)
+
+
+def fit_embedding(labels: np.ndarray, latents: np.ndarray, *, seed: int = 0) -> LabelEmbedding:
+    """Fitted on labels [n, s] and latents [n, D]; the frequency and penalty that explain most are taken."""
+    labels, latents = np.asarray(labels, np.float64), np.asarray(latents, np.float64)
+    mean, std = labels.mean(0), labels.std(0)
+    std = np.where(std > 1e-6 * np.maximum(1.0, np.abs(labels).max(0)), std, np.inf)  # a label that never varies says nothing
+    generator = np.random.default_rng(seed)
+    directions, phases = generator.standard_normal((labels.shape[1], NUM_FEATURES)), generator.uniform(0, 2 * np.pi, NUM_FEATURES)
+    is_held_out = np.arange(len(labels)) % HELD_OUT_SHARE == 0
+    spread = latents[is_held_out].var(0).sum()
+    best: LabelEmbedding | None = None
+    for scale in SCALES:
+        features = _features(labels, mean, std, scale * directions, phases)
+        for weights in _ridge(features[~is_held_out], latents[~is_held_out]):
+            explained = float(1 - np.square(features[is_held_out] @ weights - latents[is_held_out]).mean(0).sum() / max(spread, 1e-12))
+            if best is None or explained > best.explained:
+                best = LabelEmbedding(mean=mean, std=std, frequencies=scale * directions, phases=phases, weights=weights, explained=explained)
+    assert best is not None
+    return best
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalReadout:
+    """Labels of the frame whose latent is nearest, and from there on by a linear probe, whose errors cancel where the two latents are near."""
+
+    latents: Float[Tensor, "K D"]
+    labels: Float[Tensor, "K s"]
+    probe: LinearReadout
+
+    def read(self, latents: Float[Tensor, "*E D"]) -> Float[Tensor, "*E s"]:
+        """The labels, in their units."""
+        known, labels = self.latents.to(latents), self.labels.to(latents)
+        offsets = known.square().sum(1) / 2
+        rows = latents.reshape(-1, latents.shape[-1])
+        # The nearest is the one of the largest dot product less half of its square.
+        nearest = torch.cat([torch.addmm(-offsets, part, known.T).argmax(1) for part in torch.split(rows, ROWS_PER_BATCH)])
+        read = labels[nearest] + self.probe.read(rows) - self.probe.read(known)[nearest]
+        return read.reshape(*latents.shape[:-1], -1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translator:
+    """All maps between a model's latents and a world's labels, fitted on the training episodes of a dataset."""
+
+    label_names: tuple[str, ...]
+    label_mean: np.ndarray
+    label_std: np.ndarray
+    """float64 [s]; 1 for a label that never varied."""
+    embedding: LabelEmbedding
+    real: LocalReadout
+    """Labels off latents of frames, and off what is imagined from them."""
+    embedded: LocalReadout
+    """Labels off latents of the embedding, and off what is imagined from them."""
+    steps: tuple[Tensor, Tensor]
+    """Latents [n, D] of frames and of those one model step later."""
+
+    def embed(self, labels: np.ndarray, device: torch.device) -> Tensor:
+        """Latents [n, D] of labels [n, s]."""
+        return torch.from_numpy(self.embedding.embed(labels)).to(device)
+
+
+def fit_translator(model: WorldModel, store: Store, config: Config, *, num_clips: int = NUM_CLIPS) -> Translator:
+    """Fitted on frames of the training episodes, of which ``config`` says which they are.
+
+    ``DataError`` for a dataset without labels, or with labels that never vary.
+    """
+    if not store.label_names:
+        raise DataError(
+            f"dataset {str(store.path)!r} has no labels, and the oracles that parts are swapped for see the true ones: give data with labels"
+        )
+    train_ids, _ = heldout_episodes(store, config)
+    with torch.no_grad():
+        clips = encode_clips([model], store, train_ids, num_clips=num_clips, num_transitions=1, seed=0)
+    now, later = clips.latents[0][:, 0], clips.latents[0][:, 1]
+    latents, labels = np.concatenate([now, later]), np.concatenate([clips.labels[:, 0], clips.labels[:, 1]]).astype(np.float64)
+    probe, embedding = fit_probe(latents, labels), fit_embedding(labels, latents)
+    if probe.is_constant.all():
+        raise DataError(f"{', '.join(store.label_names)} never varied in dataset {str(store.path)!r}: nothing can be read off the latents")
+    kept = np.linspace(0, len(labels) - 1, min(NUM_KEPT, len(labels))).astype(np.int64)
+    ideal = embedding.embed(labels)
+    return Translator(
+        label_names=tuple(store.label_names),
+        label_mean=probe.label_mean,
+        label_std=np.where(probe.is_constant, 1.0, probe.label_std),
+        embedding=embedding,
+        real=_local(latents[kept], labels[kept], probe),
+        embedded=_local(ideal[kept], labels[kept], fit_probe(ideal, labels)),
+        steps=(torch.from_numpy(now), torch.from_numpy(later)),
+    )
+
+
+def _local(latents: np.ndarray, labels: np.ndarray, probe: LinearProbe) -> LocalReadout:
+    weights = probe.weights * probe.label_std / probe.latent_std[:, None]
+    bias = probe.label_mean - probe.latent_mean @ weights
+    linear = LinearReadout(weights=torch.from_numpy(weights).float(), bias=torch.from_numpy(bias).float())
+    return LocalReadout(latents=torch.from_numpy(latents).float(), labels=torch.from_numpy(labels).float(), probe=linear)
+
+
+def _features(labels: np.ndarray, mean: np.ndarray, std: np.ndarray, frequencies: np.ndarray, phases: np.ndarray) -> np.ndarray:
+    """float64 [n, F + s + 1]: waves over the labels, the labels and a constant."""
+    scaled = (np.asarray(labels, np.float64) - mean) / std
+    return np.concatenate([np.cos(scaled @ frequencies + phases), scaled, np.ones((len(scaled), 1))], axis=1)
+
+
+def _ridge(features: np.ndarray, targets: np.ndarray) -> list[np.ndarray]:
+    """Weights [F + s + 1, D] for each of ``RIDGES``."""
+    scales, directions = np.linalg.eigh(features.T @ features)
+    projected = directions.T @ (features.T @ targets)
+    return [directions @ (projected / (np.maximum(scales, 0) + ridge * len(features))[:, None]) for ridge in RIDGES]
