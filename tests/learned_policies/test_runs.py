@@ -108,6 +108,15 @@ def test_an_interrupted_run_that_is_resumed_equals_an_uninterrupted_one_bit_for_
     assert losses[0] == losses[1]
 
 
+def test_a_run_is_resumed_with_its_own_settings(place, capsys):
+    shutil.copytree(place / "run", place / "again")
+    shutil.rmtree(next((place / "again" / "checkpoints").iterdir()))
+    assert main(["train", "--policy", "gcbc", "--data", f"{place}/data", "--out", f"{place}/again", "--resume"]) == 0
+    runs = [load_policy_checkpoint(place / name) for name in ("run", "again")]
+    assert runs[0].settings == runs[1].settings
+    assert all(torch.equal(tensor, runs[1].model.state_dict()[name]) for name, tensor in runs[0].model.state_dict().items())
+
+
 def test_other_settings_and_other_data_are_not_resumed(small, continuous_walks, discrete_walks, tmp_path):
     train_policy("gcbc", small, SETTINGS["gcbc"], data=continuous_walks.path, out=tmp_path / "run")
     with pytest.raises(ConfigError, match=r"--resume with gcbc.hidden_width = 8, but the run was started with 16"):

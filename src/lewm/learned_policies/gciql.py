@@ -31,8 +31,6 @@ class GCIQL(LearnedPolicy):
     except through the critics that the policy follows.
     """
 
-    needs_value_goals = True
-
     def __init__(self, config: Config, settings: PolicyConfig, observation_spec: ObservationSpec, action_spec: ActionSpec) -> None:
         super().__init__(config, settings, observation_spec, action_spec)
         assert isinstance(settings, GciqlConfig)

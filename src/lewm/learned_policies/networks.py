@@ -6,7 +6,6 @@ Axes: B batch, D latent, A action block, W width.
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -46,8 +45,6 @@ class LearnedPolicy(nn.Module, ABC):
     Blocks are z-scored by the training actions' statistics inside (discrete ones stay one-hot): the last layer speaks that unit.
     """
 
-    needs_value_goals: ClassVar[bool] = False
-    """Whether batches need next observations and goals for a value."""
     action_mean: Tensor
     action_std: Tensor
 
