@@ -46,15 +46,19 @@ def draw_route(path: Path, landmarks: LandmarkMap, store: Store, route: dict[str
     path.write_bytes(_picture(landmarks, places, names, chosen, title, [(words, frame) for words, frame in frames if frame is not None]))
 
 
-def section(evidence: Evidence) -> list[str]:
-    """The part of the page about far goals: the map and the longest of its shortest routes, or the command that makes one."""
-    title = "Does it find its way to far goals?"
-    if evidence.env is None or evidence.env.startswith("atari/"):  # whose goals are compared by labels, not by latents
+def missing(evidence: Evidence) -> list[str]:
+    """The command that makes a map, of a run that has none and whose goals are compared by latents; HTML."""
+    if _results(evidence) or evidence.env is None or evidence.env.startswith("atari/"):
         return []
-    used = [result for result in evidence.results.get("success", []) if "landmarks" in result.get("planner", {})]
+    command, *_ = measure(evidence, "success", "--planner.name landmarks --distances 100 --data DATA")
+    return [f"Far goals, by a map of landmarks: <code>{markup.escape(command)}</code>"]
+
+
+def section(evidence: Evidence) -> list[str]:
+    """The part of the page about far goals: the map and the longest of its shortest routes; nothing without a result of planner landmarks."""
+    title, used = "Does it find its way to far goals?", _results(evidence)
     if not used:
-        commands = measure(evidence, "success", "--planner.name landmarks --distances 100 --data DATA")
-        return [markup.section("landmarks", title, markup.hint("No map was made yet. This makes one and measures with it:", *commands))]
+        return []
     about = used[-1]["planner"]["landmarks"]
     words = (
         f"{about['num_landmarks']} frames of the training data are landmarks, joined by {about['num_edges']:,} edges: how many env steps it took to "
@@ -93,6 +97,10 @@ def longest_route(landmarks: LandmarkMap) -> tuple[list[int], float]:
             best = (ways.route(start) or [], float(ways.env_steps[start]))
         goal = start
     return best
+
+
+def _results(evidence: Evidence) -> list[dict[str, Any]]:
+    return [result for result in evidence.results.get("success", []) if "landmarks" in result.get("planner", {})]
 
 
 def _map_of(run: Path, sha256: str) -> tuple[LandmarkMap, np.ndarray, tuple[str, str]]:

@@ -6,7 +6,7 @@ from typing import Any
 from lewm.errors import LewmError
 from lewm.evaluation.printing import printed
 from lewm.registry import EVALUATIONS
-from lewm.report import markup
+from lewm.report import landmark_figure, markup
 from lewm.report.evidence import WITHOUT_CHECKPOINT, Evidence
 from lewm.report.sections import measure, quoted_run
 
@@ -51,9 +51,10 @@ def measurements(evidence: Evidence) -> str:
         for result in evidence.results[name]
         for part in _shown(evidence, result)
     ]
-    missing = [f"<li>{_missing(evidence, name)}</li>" for name in _wanted(evidence) if name not in evidence.results]
+    missing = [_missing(evidence, name) for name in _wanted(evidence) if name not in evidence.results] + landmark_figure.missing(evidence)
     if missing:
-        parts += ["<h3>Not measured</h3>", f'<ul class="missing">{"".join(missing)}</ul>']
+        items = "".join(f"<li>{line}</li>" for line in missing)
+        parts += ["<h3>Not measured</h3>", f'<ul class="missing">{items}</ul>']
     return markup.section("measurements", "What else was measured?", *parts)
 
 
