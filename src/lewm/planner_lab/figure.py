@@ -11,6 +11,8 @@ MARKERS = {FLOOR: "x", SEARCH: "o", SEARCH_WITH_HELP: "s", ACTING: "^", POLICY: 
 LINES = {"expert": "-", "search": "-."}
 """Ceilings that are drawn as lines."""
 FLOOR_COLOUR, CEILING_COLOUR = "#888888", "#55a868"
+COLOURS = [index for index in range(20) if index not in (14, 15)]
+"""Of matplotlib's ``tab20``, without its greys, which are for floors."""
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
@@ -37,7 +39,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
             if distance not in row["by_distance"]:
                 continue
             success, cost = row["by_distance"][distance]["success"], row["latency"]["ms_per_env_step"]
-            colour = FLOOR_COLOUR if row["kind"] == FLOOR else colours(number % 20)
+            colour = FLOOR_COLOUR if row["kind"] == FLOOR else colours(COLOURS[number % len(COLOURS)])
             axis.plot([cost, cost], [success["low"], success["high"]], color=colour, linewidth=1.2)
             axis.scatter([cost], [success["rate"]], marker=MARKERS[row["kind"]], s=42, color=colour, zorder=3, label=row["method"])
         _draw_lines(axis, result, distance)
