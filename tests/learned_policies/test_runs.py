@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+import lewm
 from lewm.cli import main
+from lewm.config_files import load_preset
 from lewm.data.episodes import EpisodeStore
 from lewm.errors import CheckpointError, ConfigError, DataError, TrainingError
 from lewm.evaluation.workflow import evaluate
@@ -162,6 +164,12 @@ def test_an_agent_acts_the_same_alone_as_among_others_and_looks_only_when_it_dec
     together, alone = act(slice(None)), act(slice(1, 2))
     np.testing.assert_allclose(together[:, 1:2], alone, atol=1e-6)
     assert (np.abs(together) <= 1).all()
+
+
+def test_the_agent_of_a_policys_run_is_loaded_as_any_runs_is_but_does_not_plan(place):
+    assert isinstance(lewm.load_policy(place / "run"), LearnedAgent)
+    with pytest.raises(ConfigError, match="which does not plan"):
+        lewm.load_policy(place / "run", planner=load_preset("laptop").planner)
 
 
 def test_stacked_frames_and_discrete_actions_are_taken_too(small, discrete_walks, tmp_path):

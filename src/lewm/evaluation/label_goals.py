@@ -19,9 +19,8 @@ from lewm.envs.base import GoalEnv, canonical_name, make_batch
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation.collapse import heldout_episodes
 from lewm.evaluation.probing import NUM_FIT_CLIPS, encode_clips, fit_probe, score_labels
-from lewm.planner_config import LANDMARKS
 from lewm.planning.base import LinearReadout
-from lewm.planning.proposing import RETRIEVAL, needed_heads
+from lewm.planning.proposing import uses_training_data
 from lewm.registry import ENVS
 from lewm.schema import ActionSpec
 
@@ -60,7 +59,7 @@ def compare_goals(
     if data is not None and not Path(data).is_dir():
         raise DataError(f"there is no dataset at {str(data)!r}; goals that are compared by labels need the training set")
     if kind_of_comparison(planner, env) == "latent":
-        if data is not None and RETRIEVAL not in needed_heads(planner) and planner.name != LANDMARKS:
+        if data is not None and not uses_training_data(planner):
             logger.warning("dataset %s is not used: goals are compared by whole latents (--planner.goal labels would use it)", data)
         return GoalComparison(kind="latent")
     if env is None:

@@ -132,11 +132,18 @@ def _check_policy_settings(checkpoint: PolicyCheckpoint, planner: PlannerConfig 
         raise ConfigError(f"{about}, which needs no data to compare goals: leave --data out, or name the --protocol whose pairs are its rows")
 
 
-def load_policy(run: Path | str, *, planner: PlannerConfig | None = None, data: Path | str | None = None, device: str = "cpu") -> MPCPolicy:
+def load_policy(
+    run: Path | str, *, planner: PlannerConfig | None = None, data: Path | str | None = None, device: str = "cpu"
+) -> MPCPolicy | LearnedAgent:
     """The agent of a run: it plans with the run's world model and, unless ``planner`` says otherwise, with the run's planner settings.
 
-    ``data`` (the training set) is needed where goals are compared by labels, as in Atari; ``ConfigError`` says so.
+    A run that holds a learned policy acts as it learnt, and takes neither ``planner`` nor ``data``. ``data`` (the training set) is needed where goals
+    are compared by labels, as in Atari, or looked up there; ``ConfigError`` says so.
     """
+    if is_policy(run):
+        policy = load_policy_checkpoint(run, device)
+        _check_policy_settings(policy, planner, HELDOUT, data)
+        return LearnedAgent(policy.model)
     checkpoint = load_checkpoint(run, device)
     planner = planner or checkpoint.config.planner
     comparison = compare_goals(checkpoint, planner, checkpoint.env.get("name"), dict(checkpoint.env.get("options", {})), data)

@@ -95,9 +95,9 @@ def error_path(out: Path, cell: Cell) -> Path:
 def data_for(planner: PlannerConfig, env: str, data: Path) -> Path | None:
     """The training set, for settings that need it."""
     from lewm.evaluation.label_goals import kind_of_comparison
-    from lewm.planning.proposing import RETRIEVAL, needed_heads
+    from lewm.planning.proposing import uses_training_data
 
-    return data if RETRIEVAL in needed_heads(planner) or kind_of_comparison(planner, env) == "labels" else None
+    return data if uses_training_data(planner) or kind_of_comparison(planner, env) == "labels" else None
 
 
 def _evaluated(cell: Cell, place: CellPlace, prepared: PreparedPairs) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from lewm.config import PlannerConfig
 from lewm.config_files import load_preset
 from lewm.errors import ConfigError
 from lewm.head_config import HEAD_CONFIGS, HeadConfig
-from lewm.planner_config import CONTINUOUS_ONLY
+from lewm.planner_config import CONTINUOUS_ONLY, LANDMARKS
 from lewm.registry import did_you_mean
 
 SEARCH, SEARCH_WITH_HELP, ACTING, FLOOR, CEILING, POLICY = "search", "search + head", "head", "floor", "ceiling", "learned policy"
@@ -71,6 +71,8 @@ def switched(name: str, **changes: Any) -> Callable[[PlannerConfig], PlannerConf
 
 def num_futures(config: PlannerConfig) -> int | None:
     """Imagined futures per plan, a gradient counting as ``GRADIENT_COSTS``; 0 without a search, None for planners that are not known here."""
+    if config.name == LANDMARKS:
+        return num_futures(config.switched(config.landmark_search))
     if config.name == "direct":
         return 0
     if config.name == "guarded":
@@ -139,6 +141,13 @@ METHODS: dict[str, Method] = {
     ),
     "cem-retrieval": Method(
         kind=SEARCH_WITH_HELP, summary="cem that also tries what retrieval proposes", settings=switched("cem", proposals="retrieval")
+    ),
+    "landmarks": Method(kind=SEARCH_WITH_HELP, summary="cem along routes over a map of the training latents", settings=switched("landmarks")),
+    "landmarks-intent": Method(
+        kind=SEARCH_WITH_HELP,
+        summary="the intent head along the same routes, no search below",
+        settings=switched("landmarks", landmark_search="direct", proposals="intent"),
+        head="intent",
     ),
     "guarded-intent": Method(
         kind=SEARCH_WITH_HELP, summary="a small cem around the intent head", settings=switched("guarded", proposals="intent"), head="intent"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lewm.config import PlannerConfig
 from lewm.errors import PlanningError
-from lewm.planner_config import ON_PROPOSALS
+from lewm.planner_config import LANDMARKS, ON_PROPOSALS
 from lewm.planning.base import BlockSpace, Cost, Planner
 from lewm.planning.costs import Rollout
 from lewm.planning.terms import DISTANCES, Distance
@@ -120,6 +120,11 @@ def needed_heads(config: PlannerConfig) -> tuple[str, ...]:
             + [name for name in (config.landmark_distance,) if name]
         )
     )
+
+
+def uses_training_data(config: PlannerConfig) -> bool:
+    """Whether the settings look things up in the training set while acting."""
+    return RETRIEVAL in needed_heads(config) or config.name == LANDMARKS
 
 
 @torch.no_grad()
