@@ -18,6 +18,7 @@ from lewm.checkpoint import load_checkpoint
 from lewm.config_files import to_toml
 from lewm.data.latent_spans import FIRST_FREE_STREAM, Spans, SpanSampler
 from lewm.data.latents import LatentCache
+from lewm.errors import DataError
 from lewm.evaluation.label_goals import matching_store
 from lewm.evaluation.run_latents import run_latents, training_episodes
 from lewm.head_config import DistanceConfig, IntentConfig, InverseGoalConfig, LatentHeadConfig
@@ -60,6 +61,8 @@ def train_head(
         torch.set_num_threads(settings.num_threads)
     checkpoint = load_checkpoint(base, settings.device)
     store = matching_store(checkpoint, data)
+    if store.action_spec.kind != checkpoint.model.action_spec.kind:
+        raise DataError(f"dataset {str(data)!r} has no actions, and the run has: give the data that it was trained on")
     torch.manual_seed(settings.seed)
     head = build_head(settings.NAME, settings, checkpoint.model)
     head.network.to(settings.device)
@@ -74,6 +77,7 @@ def train_head(
         "dataset_sha256": store.dataset_sha256,
         "latents_sha256": cache.sha256,
         "num_training_episodes": len(train_ids),
+        "episode_seeds": store.index["seed"].tolist(),
         "split_seed": checkpoint.config.data.split_seed,
         "seed": settings.seed,
         "command": command,
@@ -85,7 +89,7 @@ def train_head(
 
 def set_statistics(network: LatentHead, cache: LatentCache, episode_ids: np.ndarray) -> None:
     """Scale by the latents of the training episodes, or of so many of them as are enough."""
-    rows = np.concatenate([cache.first_row[episode] + np.arange(cache.length[episode] + 1) for episode in episode_ids])
+    rows = cache.rows_of(episode_ids)
     rows = rows[:: -(-len(rows) // MOST_STATISTICS_ROWS)]
     latents = torch.from_numpy(cache.latents[rows].astype(np.float64))
     network.set_latent_statistics(latents.mean(0).float(), latents.std(0, correction=0).float())
@@ -102,7 +106,7 @@ def inverse_goal_loss(head: Head, model: WorldModel, cache: LatentCache, episode
             sampler.latents(spans.episode, spans.start),
             sampler.latents(spans.episode, spans.start + spans.length),
             spans.length.astype(np.float32),
-            sampler.actions(spans.episode, spans.start, 1)[0][:, 0],
+            sampler.actions(spans.episode, spans.start, 1)[:, 0],
         )
         return network.loss(*_on(settings.device, *arrays))
 
@@ -117,8 +121,8 @@ def intent_loss(head: Head, model: WorldModel, cache: LatentCache, episode_ids: 
     goal_spans, chunks = np.array(settings.spans_env_steps), np.array(settings.chunks_env_steps or (block,))
 
     def likelihood(spans: Spans) -> Tensor:
-        actions, _ = sampler.actions(spans.episode, spans.start, block)
-        previous, _ = sampler.actions(spans.episode, spans.start - block, block)
+        actions = sampler.actions(spans.episode, spans.start, block)
+        previous = sampler.actions(spans.episode, spans.start - block, block)
         is_counted = np.arange(block) < spans.length[:, None]  # an action after the arrival says nothing about the way
         arrays = (sampler.latents(spans.episode, spans.start), sampler.latents(spans.episode, spans.start + spans.length))
         here, there, before, taken = _on(settings.device, *arrays, *(part.reshape(len(part), -1) for part in (previous, actions)))
@@ -165,7 +169,7 @@ def _partly_imagined(sampler: SpanSampler, model: WorldModel, settings: Distance
         return here
     most = int(model_steps[rows].max())
     first = spans.start[rows] - model_steps[rows] * model.action_block
-    actions, _ = sampler.actions(spans.episode[rows], first, most * model.action_block)  # beyond the start they are imagined in vain
+    actions = sampler.actions(spans.episode[rows], first, most * model.action_block)  # beyond the start they are imagined in vain
     context, blocks = _on(settings.device, sampler.latents(spans.episode[rows], first), actions.reshape(len(rows), most, -1))
     with torch.no_grad():
         imagined = model.rollout(context[:, None], blocks[:, :0], blocks[:, None])[:, 0]  # [r, T, D]

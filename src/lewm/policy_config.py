@@ -69,7 +69,7 @@ class GcbcConfig(PolicyConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class GciqlConfig(PolicyConfig):
-    """Goal-conditioned implicit Q-learning; the defaults are OGBench's, but for targets that follow faster: runs here are shorter."""
+    """Goal-conditioned implicit Q-learning; discounts and mixtures of goals are OGBench's, sizes and step counts are for runs of minutes."""
 
     discount: float = 0.99
     """Of the value, per env step; also of the geometric goals that the value is learnt for."""

@@ -17,12 +17,12 @@ import torch
 
 from lewm.checkpoint import checkpoint_path, list_checkpoints, load_trainer
 from lewm.config import Config
-from lewm.config_files import sections_to_toml, to_dict
+from lewm.config_files import sections_to_toml
 from lewm.data.formats.store import Store, open_store
 from lewm.data.splits import split_episodes
 from lewm.devices import check_device
 from lewm.errors import CheckpointError, ConfigError, TrainingError
-from lewm.learned_policies.checkpoints import CONFIG_SECTIONS, build_policy, declared, load_policy_checkpoint, save_policy
+from lewm.learned_policies.checkpoints import build_policy, declared, kept_config, load_policy_checkpoint, save_policy
 from lewm.learned_policies.goals import GoalSampler
 from lewm.learned_policies.networks import LearnedPolicy
 from lewm.policy_config import POLICY_CONFIGS, PolicyConfig
@@ -197,7 +197,7 @@ def _restore(training: _Training) -> None:
     if not saved:
         return
     checkpoint = load_policy_checkpoint(saved[-1])
-    _check_same(checkpoint.name, declared(checkpoint.settings), to_dict(checkpoint.config), training)
+    _check_same(checkpoint.name, declared(checkpoint.settings), checkpoint.config, training)
     before, now = checkpoint.provenance.get("dataset_sha256"), training.about["provenance"]["dataset_sha256"]
     if before != now:
         raise ConfigError(f"--resume with dataset {now[:12]}, but the run was started with {str(before)[:12]}; train to another --out")
@@ -210,11 +210,11 @@ def _restore(training: _Training) -> None:
         raise CheckpointError(f"checkpoint {str(saved[-1])!r} cannot be resumed: its trainer state does not fit ({error})") from error
 
 
-def _check_same(name: str, settings: dict[str, Any], config: dict[str, Any], training: _Training) -> None:
+def _check_same(name: str, settings: dict[str, Any], config: Config, training: _Training) -> None:
     if name != training.name:
         raise ConfigError(f"--resume --policy {training.name}, but the run is one of {name}; keep it, or train to another --out")
-    asked = to_dict(training.config) | {name: declared(training.settings)}
-    for section, values in ({part: config[part] for part in CONFIG_SECTIONS} | {name: settings}).items():
+    asked = kept_config(training.config) | {name: declared(training.settings)}
+    for section, values in (kept_config(config) | {name: settings}).items():
         for key in sorted(values.keys() | asked[section].keys()):
             before, now = values.get(key), asked[section].get(key)
             if before != now and not (section == name and key in MAY_CHANGE_ON_RESUME):
@@ -235,5 +235,5 @@ def _provenance(store: Store, command: str) -> dict[str, Any]:
 
 def _to_toml(training: _Training) -> str:
     """The settings of the run; those of the policy in a section of its name."""
-    sections = {section: to_dict(training.config)[section] for section in CONFIG_SECTIONS} | {training.name: declared(training.settings)}
+    sections = kept_config(training.config) | {training.name: declared(training.settings)}
     return sections_to_toml(sections)

@@ -79,6 +79,17 @@ def test_the_hierarchical_interval_is_wider_than_a_pooled_one_when_training_seed
     assert estimate["high"] - estimate["low"] > 2 * (pooled["high"] - pooled["low"])
 
 
+def test_more_training_seeds_are_not_more_pairs() -> None:
+    solved = np.arange(24) < 12
+    estimate, pairs = hierarchical_bootstrap([solved] * 3), wilson(12, 24)
+    assert estimate["high"] - estimate["low"] == pytest.approx(pairs["high"] - pairs["low"], abs=0.05)
+
+
+def test_outcomes_of_different_numbers_of_pairs_are_refused() -> None:
+    with pytest.raises(ConfigError, match="the same pairs"):
+        hierarchical_bootstrap([np.ones(3, bool), np.ones(4, bool)])
+
+
 def test_the_hierarchical_interval_of_one_seed_is_a_plain_bootstrap() -> None:
     estimate = hierarchical_bootstrap([np.arange(200) < 120])
     half = 1.96 * np.sqrt(0.6 * 0.4 / 200)

@@ -165,14 +165,15 @@ def test_the_command_writes_the_table_of_what_is_there(stopped_and_done, capsys:
 
 def test_a_head_that_was_trained_for_a_comparison_is_found_for_its_run_alone(runs: tuple[Path, ...], data: Path, tmp_path: Path) -> None:
     first, second = (RunFacts.of(run) for run in runs)
-    assert run_with_head(first, "bc", tmp_path) is None
+    assert run_with_head(first, "bc", tmp_path, 2) is None
     train_heads(first, ["bc"], data, tmp_path, 2)
-    found = run_with_head(first, "bc", tmp_path)
+    found = run_with_head(first, "bc", tmp_path, 2)
     assert found == tmp_path / "heads" / "seed0" / "bc"
-    assert run_with_head(first, "inverse-goal", tmp_path) is None
+    assert run_with_head(first, "inverse-goal", tmp_path, 2) is None
+    assert run_with_head(first, "bc", tmp_path, 3) is None  # it was trained for fewer steps
     (tmp_path / "heads" / "seed1").symlink_to(tmp_path / "heads" / "seed0")
-    assert run_with_head(second, "bc", tmp_path) is None  # it is of another world model
-    plan = plan_of((runs[0],), data, methods=("direct-bc", "direct-inverse-goal"))
+    assert run_with_head(second, "bc", tmp_path, 2) is None  # it is of another world model
+    plan = plan_of((runs[0],), data, methods=("direct-bc", "direct-inverse-goal"), head_steps=2)
     listing = list_cells(plan, Ground.of(plan), tmp_path)
     assert [(cell.method, cell.run) for cell in listing.cells] == [("direct-bc", found)]
     assert list(listing.left_out) == ["direct-inverse-goal, seed0"]

@@ -110,6 +110,7 @@ def _planned(
         latent = encoded(policy, goal_frame)
         goal = latent if policy.readout is None else policy.readout.read(latent)
     route: dict[str, Any] = {}
+    aim = goal
     if isinstance(policy, LandmarkPolicy):
         assert store is not None
         here = encoded(policy, start)
@@ -118,8 +119,8 @@ def _planned(
             ends = [None if one is None else one.frames[0, 0] for one in (start, goal_frame)]
             draw_route(arguments.explain, policy.landmarks, store, route["route"], ends)
             say(f"wrote {arguments.explain}")
-        goal = policy.first_aim(here, goal)
-    way = plan_way(policy, start, goal, seed=arguments.seed)
+        aim = policy.first_aim(here, goal)
+    way = plan_way(policy, start, aim, seed=arguments.seed)
     is_latent = policy.readout is None
     about: dict[str, Any] = {}
     if store is not None and is_latent:

@@ -26,7 +26,7 @@ class WhyArguments:
     env_option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """KEY=VALUE for the world, repeatable: changes the options that the training data was collected with."""
     pairs_of: Path | None = None
-    """A result of `lewm eval success`, whose pairs are taken instead of new ones."""
+    """A result of `lewm eval success`, all of whose pairs are taken; --episodes, --seed and other settings of new pairs do nothing then."""
     distance: int | None = None
     """Env steps between start and goal; default: 50, with --pairs-of its first. The budget is twice that."""
     episodes: int = 50

@@ -65,12 +65,12 @@ class SpanSampler:
         """float32 [B, D]."""
         return np.asarray(self.cache.latents[self.cache.rows(episode, env_step)])
 
-    def actions(self, episode: np.ndarray, first: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """``count`` actions from env step ``first`` on, float32 [B, count, a], and which of them are the episode's, bool [B, count].
+    def actions(self, episode: np.ndarray, first: np.ndarray, count: int) -> np.ndarray:
+        """``count`` actions from env step ``first`` on, float32 [B, count, a].
 
         Those before an episode's start or after its end are raw zeros: what an agent has done before it begins.
         """
         steps = first[:, None] + np.arange(count)
         is_there = (steps >= 0) & (steps < self.cache.length[episode][:, None])
         rows = self.cache.rows(episode[:, None], np.where(is_there, steps, 0))
-        return np.where(is_there[..., None], self.cache.actions[rows], np.float32(0)), is_there
+        return np.where(is_there[..., None], self.cache.actions[rows], np.float32(0))

@@ -25,7 +25,7 @@ FORMAT = 1
 LATENTS_FILE, ACTIONS_FILE, META_FILE, PROGRESS_FILE = "latents.npy", "actions.npy", "meta.json", "progress.json"
 UNFINISHED = ".unfinished"
 ROWS_PER_CHUNK = 512
-"""Episodes are encoded together until they have so many rows."""
+"""Episodes are read together until they have so many rows, and at most so many are encoded at once."""
 CHUNKS_PER_NOTE = 8
 """After so many chunks what is done is flushed to the disk and noted, so that a killed build goes on from there."""
 NETWORKS_OF_LATENTS = ("encoder.", "projector.", "proprioception.", "pixel_")
@@ -53,6 +53,10 @@ class LatentCache:
     def rows(self, episodes: np.ndarray, env_steps: np.ndarray) -> np.ndarray:
         """int64: where some observations are; ``episodes`` and ``env_steps`` are broadcast."""
         return np.asarray(self.first_row[episodes] + env_steps)
+
+    def rows_of(self, episodes: np.ndarray) -> np.ndarray:
+        """int64: where all observations of some episodes are, one episode after another."""
+        return np.concatenate([self.first_row[episode] + np.arange(self.length[episode] + 1) for episode in episodes])
 
 
 def latent_cache(
@@ -140,8 +144,7 @@ def _fill(model: WorldModel, store: Store, directory: Path, meta: dict[str, Any]
         if episodes[-1] < num_done:
             continue
         rows = slice(int(first_row[episodes[0]]), int(first_row[episodes[-1]] + store.index["length"][episodes[-1]] + 1))
-        observations = _observations(model, store, episodes).map(lambda array: torch.from_numpy(array).to(device))
-        arrays[LATENTS_FILE][rows] = model.encode(observations).float().cpu().numpy()
+        arrays[LATENTS_FILE][rows] = _encoded(model, _observations(model, store, episodes), device)
         arrays[ACTIONS_FILE][rows] = np.concatenate([_actions(store, episode) for episode in episodes])
         if (number + 1) % CHUNKS_PER_NOTE == 0 or episodes[-1] + 1 == len(store):
             for array in arrays.values():
@@ -149,6 +152,15 @@ def _fill(model: WorldModel, store: Store, directory: Path, meta: dict[str, Any]
             write_atomically(directory / PROGRESS_FILE, json.dumps(meta | {"episodes_done": int(episodes[-1]) + 1}).encode())
         if progress is not None:
             progress(rows.stop, meta["num_rows"])
+
+
+def _encoded(model: WorldModel, observations: Observation[np.ndarray], device: str) -> np.ndarray:
+    """float32 [n, D]: the latents of observations, so many at a time that a long episode needs no more memory than short ones."""
+    latents = []
+    for first in range(0, len(observations.frames), ROWS_PER_CHUNK):
+        some = observations[np.arange(first, min(first + ROWS_PER_CHUNK, len(observations.frames)))]
+        latents.append(model.encode(some.map(lambda array: torch.from_numpy(array).to(device))).float().cpu().numpy())
+    return np.concatenate(latents)
 
 
 def _episodes_done(directory: Path, meta: dict[str, Any]) -> int:

@@ -73,10 +73,10 @@ def _distance(results: Sequence[dict[str, Any]], distance: str) -> dict[str, Any
 
 
 def rate_over_seeds(outcomes: Sequence[np.ndarray]) -> Estimate:
-    """The hierarchical bootstrap, never narrower than Wilson's interval of all episodes: a bootstrap of nothing but successes has no width."""
-    hierarchical = hierarchical_bootstrap(outcomes)
-    pooled = wilson(sum(int(each.sum()) for each in outcomes), sum(len(each) for each in outcomes))
-    return Estimate(rate=hierarchical["rate"], low=min(hierarchical["low"], pooled["low"]), high=max(hierarchical["high"], pooled["high"]))
+    """The hierarchical bootstrap, never narrower than Wilson's interval over the pairs: a bootstrap of nothing but successes has no width."""
+    hierarchical, num_pairs = hierarchical_bootstrap(outcomes), len(outcomes[0])
+    plain = wilson(round(hierarchical["rate"] * num_pairs), num_pairs)
+    return Estimate(rate=hierarchical["rate"], low=min(hierarchical["low"], plain["low"]), high=max(hierarchical["high"], plain["high"]))
 
 
 def outcomes_of(result: dict[str, Any], distance: int, stratum: str) -> np.ndarray:

@@ -10,10 +10,9 @@ from torch import nn
 from lewm.checkpoint import Checkpoint
 from lewm.config import PlannerConfig
 from lewm.errors import ConfigError
-from lewm.evaluation.label_goals import matching_store
 from lewm.evaluation.landmark_maps import map_of
 from lewm.evaluation.retrieval import Retrieval
-from lewm.evaluation.run_latents import run_latents, training_episodes
+from lewm.evaluation.run_latents import run_latents, training_episodes, training_set
 from lewm.planner_config import LANDMARKS
 from lewm.planning.base import LinearReadout
 from lewm.planning.direct import policy_of
@@ -58,10 +57,10 @@ def head_of(checkpoint: Checkpoint, name: str) -> nn.Module:
 
 
 def retrieval_of(checkpoint: Checkpoint, data: Path | str | None) -> Actor:
-    """Retrieval of actions from the training episodes of a dataset, whose latents are computed now if the run does not have them yet."""
-    if data is None:
-        raise ConfigError("planner.proposals 'retrieval' takes its actions from the training episodes: give --data DIR (the training set)")
-    store = matching_store(checkpoint, data)
+    """Retrieval of actions from the run's training episodes, whose latents are computed now if the run does not have them yet."""
+    store = training_set(checkpoint, data, "planner.proposals 'retrieval' takes its actions out")
+    if store.action_spec.kind == "none":
+        raise ConfigError(f"planner.proposals 'retrieval' takes its actions from the data, and dataset {str(data)!r} has none")
     device = next(checkpoint.model.parameters()).device
     cache = run_latents(checkpoint, store, device=str(device))
     return Retrieval(cache, training_episodes(checkpoint, store), action_block=checkpoint.model.action_block, device=torch.device(device))

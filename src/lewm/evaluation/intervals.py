@@ -82,22 +82,15 @@ def hierarchical_bootstrap(
 ) -> Estimate:
     """The rate over training seeds with an interval that counts both the spread between seeds and that between episodes.
 
-    ``outcomes`` holds one bool [n] per training seed. Each resample draws seeds, then episodes within each drawn seed, both with replacement; the
-    rate is the mean of the seeds' rates.
+    ``outcomes`` holds one bool [n] per training seed, all for the same pairs in the same order. Each resample draws seeds and, once for all of them,
+    pairs, with replacement: a pair that is hard for one seed is hard for the others, so that more seeds are not more pairs.
     """
-    if not outcomes or any(len(seed_outcomes) == 0 for seed_outcomes in outcomes):
-        raise ConfigError("a hierarchical bootstrap needs at least one training seed with at least one episode each")
-    rates = np.array([np.mean(seed_outcomes) for seed_outcomes in outcomes])
-    num_seeds = len(outcomes)
-    chosen = _indices(seed, 0, num_resamples, num_seeds)  # [R, seeds]
-    resampled = np.zeros(chosen.shape)
-    for slot in range(num_seeds):
-        # One stream per slot: a seed drawn twice in a resample gets two independent draws of its episodes.
-        for index, seed_outcomes in enumerate(outcomes):
-            rows = np.flatnonzero(chosen[:, slot] == index)
-            draws = _indices(seed, 1 + slot * num_seeds + index, len(rows), len(seed_outcomes))
-            resampled[rows, slot] = np.asarray(seed_outcomes, dtype=np.float64)[draws].mean(1)
-    return _percentile_estimate(float(rates.mean()), resampled.mean(1), confidence)
+    if not outcomes or len({len(each) for each in outcomes}) > 1 or len(outcomes[0]) == 0:
+        raise ConfigError("a hierarchical bootstrap needs at least one training seed, and for each the outcomes of the same pairs, one or more")
+    solved = np.stack([np.asarray(each, np.float64) for each in outcomes])  # [seeds, n]
+    pair_weights = _indices_as_weights(seed, 0, num_resamples, solved.shape[1])
+    resampled = ((_indices_as_weights(seed, 1, num_resamples, len(solved)) @ solved) * pair_weights).sum(1)
+    return _percentile_estimate(float(solved.mean()), resampled, confidence)
 
 
 def hierarchical_difference(

@@ -20,9 +20,8 @@ from lewm.config import PlannerConfig
 from lewm.data.durable import reported_as_data_error, write_atomically
 from lewm.data.formats.store import Store
 from lewm.data.latents import encoder_sha256
-from lewm.errors import ConfigError, DataError
-from lewm.evaluation.label_goals import matching_store
-from lewm.evaluation.run_latents import latents_directory, run_latents, training_episodes
+from lewm.errors import DataError
+from lewm.evaluation.run_latents import latents_directory, run_latents, training_episodes, training_set
 from lewm.planning.landmark_map import LandmarkMap, build_map
 from lewm.planning.terms import Distance
 
@@ -37,7 +36,7 @@ def map_of(checkpoint: Checkpoint, planner: PlannerConfig, data: Path | str | No
 
     ``ConfigError`` without the training set, ``DataError`` for another dataset or a damaged map.
     """
-    store = training_set(checkpoint, data)
+    store = training_set(checkpoint, data, "planner 'landmarks' makes its map")
     weights = "" if distance is None else checkpoint.sha256
     identity = {
         "format": FORMAT,
@@ -53,19 +52,6 @@ def map_of(checkpoint: Checkpoint, planner: PlannerConfig, data: Path | str | No
             file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, _as_bytes(found, identity, store))
     return open_map(file, identity)
-
-
-def training_set(checkpoint: Checkpoint, data: Path | str | None) -> Store:
-    """The dataset that the run was trained on; ``ConfigError`` if there is none, ``DataError`` if it is another."""
-    if data is None:
-        raise ConfigError("planner 'landmarks' makes its map of the training data: give --data DIR (the training set)")
-    store, trained_on = matching_store(checkpoint, data), checkpoint.provenance.get("dataset_sha256")
-    if store.dataset_sha256 != trained_on:
-        raise DataError(
-            f"dataset {str(data)!r} has SHA-256 {store.dataset_sha256[:12]}, the run was trained on {str(trained_on)[:12]}: planner 'landmarks' "
-            "makes its map of the run's own training episodes, so give that dataset"
-        )
-    return store
 
 
 def maps_directory(checkpoint: Checkpoint) -> Path:
@@ -112,7 +98,9 @@ def row_places(store: Store, rows: np.ndarray) -> list[tuple[int, int]]:
 
 
 def landmark_labels(store: Store, rows: np.ndarray) -> np.ndarray:
-    """float32 [M, s]: the labels of rows of the latents."""
+    """float32 [M, s]: the labels of rows of the latents; s is 0 for a dataset without any."""
+    if not store.label_names:
+        return np.zeros((len(rows), 0), np.float32)
     places, episodes = row_places(store, rows), {}
     for episode, _step in places:
         if episode not in episodes:
@@ -125,7 +113,7 @@ def _built(checkpoint: Checkpoint, store: Store, planner: PlannerConfig, distanc
     device = next(checkpoint.model.parameters()).device
     cache = run_latents(checkpoint, store, device=str(device))
     episodes = training_episodes(checkpoint, store)
-    rows = np.concatenate([cache.rows(np.array(episode), np.arange(cache.length[episode] + 1)) for episode in episodes])
+    rows = cache.rows_of(episodes)
     found = build_map(
         torch.from_numpy(cache.latents[rows].astype(np.float32)),
         cache.length[episodes] + 1,

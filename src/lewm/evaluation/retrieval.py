@@ -29,10 +29,11 @@ class Retrieval:
         num_neighbours: int = NUM_NEIGHBOURS,
         device: torch.device | None = None,
     ) -> None:
-        rows = np.concatenate([cache.first_row[episode] + np.arange(cache.length[episode] + 1) for episode in episode_ids])
+        rows = cache.rows_of(episode_ids)
         lengths = cache.length[episode_ids] + 1
         latents = torch.from_numpy(cache.latents[rows].astype(np.float32)).to(device)
-        self._std = latents.std(0, correction=0).clamp_min(torch.finfo(latents.dtype).tiny)
+        std = latents.std(0, correction=0)
+        self._std = torch.where(std > 0, std, torch.ones_like(std))
         self._latents = latents / self._std
         self._actions = torch.from_numpy(np.ascontiguousarray(cache.actions[rows])).to(device)
         self._last = torch.from_numpy(np.repeat(np.cumsum(lengths) - 1, lengths)).to(device)
@@ -50,7 +51,8 @@ class Retrieval:
         to_goal = self._squared_distances(goals).gather(1, future.flatten(1)).view(future.shape).amin(-1)
         chosen = neighbours.gather(1, to_goal.argmin(1, keepdim=True))  # E 1
         taken = torch.minimum(chosen + torch.arange(self.action_block, device=chosen.device), self._last[chosen] - 1)
-        return self._actions[taken].flatten(1)
+        return self._actions[taken].flatten(1).to(previous)
 
     def _squared_distances(self, latents: Float[Tensor, "E D"]) -> Float[Tensor, "E n"]:
-        return torch.cdist(latents / self._std, self._latents).square()
+        # Without matrix products: with them a distance depends on how many are asked for at once.
+        return torch.cdist(latents.to(self._latents) / self._std, self._latents, compute_mode="donot_use_mm_for_euclid_dist").square()

@@ -280,7 +280,9 @@ def _own_training_set(checkpoint: Checkpoint | PolicyCheckpoint, run: Path) -> P
 
 
 def training_seeds(checkpoint: Checkpoint | PolicyCheckpoint) -> np.ndarray | None:
-    """Seeds of the training episodes, of the base that training started from as well, which evaluation episodes must not share."""
+    """Seeds of the training episodes, of the base that training started from and of heads as well, which evaluation episodes must not share."""
     seeds = checkpoint.provenance.get("episode_seeds")
-    base_seeds = checkpoint.provenance.get("base", {}).get("episode_seeds", [])
-    return None if seeds is None else np.asarray([*seeds, *base_seeds], dtype=np.int64)
+    if seeds is None:
+        return None
+    others = [checkpoint.provenance.get("base", {}), *checkpoint.provenance.get("heads", {}).values()]
+    return np.unique(np.concatenate([np.asarray(about.get("episode_seeds", []), dtype=np.int64) for about in ({"episode_seeds": seeds}, *others)]))

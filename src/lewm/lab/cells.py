@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lewm.errors import LewmError
+from lewm.errors import EnvError, PlanningError, TrainingError
 from lewm.lab.grid import Cell, Settings, config_of, lab_world
 from lewm.run_directory import read_metrics, write_json
 
@@ -36,7 +36,7 @@ def run_cell(cell: Cell, settings: Settings, size: CellSize, data: Path, pairs: 
     record: dict[str, Any] = {"format": FORMAT, "cell": asdict(cell), "settings": settings, "size": asdict(size)}
     try:
         record |= _measured(cell, settings, size, data, pairs, out)
-    except LewmError as error:  # a loss that is not finite, a world that cannot be drawn: said in the table
+    except (TrainingError, PlanningError, EnvError) as error:  # what the objective or the world does; a full disk is no result, and is tried again
         record["error"] = str(error)
     write_json(out / CELL_FILE, record | {"seconds": round(time.monotonic() - start_s, 1)})
 

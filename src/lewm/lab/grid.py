@@ -76,6 +76,11 @@ class Cell:
     """Whether the settings are those of the sweep."""
 
     @property
+    def is_tuning(self) -> bool:
+        """Whether this is one of the trials that settings are chosen by."""
+        return self.trial >= 0 and not self.is_sweep
+
+    @property
     def key(self) -> str:
         """Names the cell's directory."""
         words = [self.objective, self.world.replace("/", "_"), f"seed{self.seed}"]

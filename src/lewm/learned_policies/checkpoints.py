@@ -34,6 +34,8 @@ from lewm.schema import ActionSpec, ObservationSpec
 
 CONFIG_SECTIONS = ("data", "encoder", "model")
 """What a policy has of a run's configuration: which frames, and the encoder."""
+UNREAD_DATA_SETTINGS = ("clips_per_episode", "clips_per_env_step", "group_span_env_steps")
+"""Settings of world models' batches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,14 @@ class PolicyCheckpoint:
     def describe(self) -> dict[str, Any]:
         """What a result says of who acted."""
         return {"policy": self.name, "policy_options": declared(self.settings) | {"action_block": self.model.action_block}}
+
+
+def kept_config(config: Config) -> dict[str, dict[str, Any]]:
+    """The sections of a configuration that a policy's run keeps, without what it does not read, which could contradict a default."""
+    sections = {section: dict(to_dict(config)[section]) for section in CONFIG_SECTIONS}
+    for name in UNREAD_DATA_SETTINGS:
+        sections["data"].pop(name, None)
+    return sections
 
 
 def build_policy(name: str, config: Config, settings: PolicyConfig, observation_spec: ObservationSpec, action_spec: ActionSpec) -> LearnedPolicy:
@@ -88,7 +98,7 @@ def save_policy(
         "format": FORMAT,
         POLICY_KEY: {"name": name, "settings": declared(settings)},
         "step": step,
-        "config": {section: to_dict(config)[section] for section in CONFIG_SECTIONS},
+        "config": kept_config(config),
         "observation_spec": dataclasses.asdict(model.observation_spec),
         "action_spec": dataclasses.asdict(model.action_spec),
         "env": env,

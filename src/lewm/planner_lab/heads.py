@@ -7,17 +7,19 @@ import json
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from lewm.checkpoint import find_checkpoint, read_description
 from lewm.errors import CheckpointError, LewmError
+from lewm.head_config import HeadConfig
 from lewm.planner_lab.methods import RECIPES
 from lewm.planner_lab.plan import RunFacts
 from lewm.run_directory import write_json
 
 
-def run_with_head(run: RunFacts, head: str, out: Path) -> Path | None:
-    """The run itself if it has the head, or the one that was trained from it; None if there is neither."""
+def run_with_head(run: RunFacts, head: str, out: Path, num_steps: int | None) -> Path | None:
+    """The run itself if it has the head, or the one that was trained from it for so many steps (None: the stage's own); None if there is neither."""
     recipe = RECIPES[head]
     if recipe.fits(run.heads):
         return run.path
@@ -25,7 +27,9 @@ def run_with_head(run: RunFacts, head: str, out: Path) -> Path | None:
     with suppress(CheckpointError):
         description = read_description(find_checkpoint(trained))
         origin = description.get("provenance", {}).get("heads", {}).get(recipe.stage, {})
-        if recipe.fits(description.get("heads", {})) and origin.get("base_checkpoint_sha256") == run.sha256:
+        found = description.get("heads", {}).get(recipe.stage, {})
+        wanted = asdict(_settings(head, num_steps))
+        if all(found.get(name) == value for name, value in wanted.items()) and origin.get("base_checkpoint_sha256") == run.sha256:
             return trained
     return None
 
@@ -44,7 +48,7 @@ def train_heads(run: RunFacts, heads: Sequence[str], data: Path, out: Path, num_
     for head in heads:
         place, reason = head_path(run, head, out), _reason_path(run, head, out)
         shutil.rmtree(place, ignore_errors=True)
-        settings = RECIPES[head].settings(num_threads=1, **({} if num_steps is None else {"num_steps": num_steps}))
+        settings = _settings(head, num_steps)
         assert isinstance(settings, LatentHeadConfig)
         try:
             train_head(settings, base=run.path, data=data, out=place, command=COMMAND)
@@ -61,14 +65,18 @@ def why_missing(run: RunFacts, head: str, out: Path) -> str:
     return f"the run has no head {head!r}: --train-heads trains it"
 
 
-def keep_latents(run: RunFacts, data: Path) -> None:
+def keep_latents(run: Path, data: Path) -> None:
     """Encode the training set for a run, unless that is done: once, before several processes ask for it."""
     from lewm.checkpoint import load_checkpoint
     from lewm.evaluation.label_goals import matching_store
     from lewm.evaluation.run_latents import run_latents
 
-    checkpoint = load_checkpoint(run.path)
+    checkpoint = load_checkpoint(run)
     run_latents(checkpoint, matching_store(checkpoint, data))
+
+
+def _settings(head: str, num_steps: int | None) -> HeadConfig:
+    return RECIPES[head].settings(num_threads=1, **({} if num_steps is None else {"num_steps": num_steps}))
 
 
 def _reason_path(run: RunFacts, head: str, out: Path) -> Path:

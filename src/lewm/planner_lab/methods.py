@@ -173,6 +173,8 @@ METHODS: dict[str, Method] = {
     ),
 }
 
+EXPERT = "expert"
+"""The world's noiseless expert in the table."""
 CEILINGS: dict[str, str] = {"search": "cem on the simulator itself: what a perfect model would reach with such a search"}
 """Scripted policies that are tried beside the methods, in worlds that allow it; the noiseless expert comes with the pairs."""
 

@@ -12,7 +12,8 @@ from lewm.config_files import from_dict
 from lewm.data.formats.store import open_store
 from lewm.envs.base import GoalEnv
 from lewm.errors import ConfigError
-from lewm.planner_lab.methods import CEILINGS, METHODS, check_methods
+from lewm.evaluation.outcomes import FLOORS
+from lewm.planner_lab.methods import CEILINGS, EXPERT, METHODS, check_methods
 from lewm.registry import ENVS
 from lewm.run_directory import write_json
 
@@ -53,7 +54,7 @@ class ComparisonPlan:
             raise ConfigError("a comparison needs at least 2 pairs, 0 or more latency episodes and, for heads, at least 1 step")
         if not self.distances or len(set(self.distances)) < len(self.distances):
             raise ConfigError(f"distances must be one or more different numbers of env steps, got {list(self.distances)}")
-        taken = [name for name in self.policies if name in METHODS or name in CEILINGS]
+        taken = [name for name in self.policies if name in (*METHODS, *CEILINGS, *FLOORS, EXPERT)]
         if taken:
             raise ConfigError(f"policy {taken[0]!r} has the name of a method; call it something else")
         for paths in ({"": self.runs} | dict(self.policies)).values():
@@ -74,7 +75,7 @@ class RunFacts:
     env_options: dict[str, Any]
     action_kind: str
     heads: dict[str, dict[str, Any]]
-    """Settings of the heads that it has."""
+    """Settings of the heads that it has and that were trained on its own training set."""
     dataset_sha256: str | None
     """Of what it was trained on."""
 
@@ -83,7 +84,7 @@ class RunFacts:
         """Read them; ``CheckpointError`` or ``ConfigError`` if there is no such run, or none of a world."""
         checkpoint = find_checkpoint(path)
         description = read_description(checkpoint)
-        env = dict(description.get("env", {}))
+        env, provenance = dict(description.get("env", {})), description.get("provenance", {})
         if not env.get("name"):
             raise ConfigError(f"run {str(path)!r} was trained on data without a simulator: there is nothing to act in")
         return cls(
@@ -94,8 +95,12 @@ class RunFacts:
             env=env["name"],
             env_options=dict(env.get("options", {})),
             action_kind=description["action_spec"]["kind"],
-            heads=dict(description.get("heads", {})),
-            dataset_sha256=description.get("provenance", {}).get("dataset_sha256"),
+            heads={
+                head: settings
+                for head, settings in dict(description.get("heads", {})).items()
+                if provenance.get("heads", {}).get(head, {}).get("dataset_sha256") == provenance.get("dataset_sha256")
+            },
+            dataset_sha256=provenance.get("dataset_sha256"),
         )
 
 

@@ -21,7 +21,7 @@ from lewm.planner_lab.heads import keep_latents, run_with_head, train_heads, why
 from lewm.planner_lab.latency import LATENCY_FILE, identity, measure, read_latency
 from lewm.planner_lab.methods import CEILINGS, METHODS, is_for
 from lewm.planner_lab.plan import ComparisonPlan, Ground, RunFacts, check_place
-from lewm.planning.proposing import RETRIEVAL, needed_heads
+from lewm.planning.proposing import uses_training_data
 from lewm.run_directory import write_json
 
 Say = Callable[[str], None]
@@ -90,7 +90,7 @@ def _cell(name: str, run: RunFacts, plan: ComparisonPlan, distance: int, out: Pa
         raise ConfigError(f"planner {planner.name!r} is for continuous actions")
     path: Path | None = run.path
     if method.head is not None:
-        path = run_with_head(run, method.head, out)
+        path = run_with_head(run, method.head, out, plan.head_steps)
     if path is None:
         raise ConfigError(why_missing(run, str(method.head), out))
     sha256 = run.sha256 if path == run.path else checkpoint_sha256(find_checkpoint(path))
@@ -118,16 +118,21 @@ def _prepare(plan: ComparisonPlan, ground: Ground, distance: int, out: Path, say
 
 
 def _prepare_runs(plan: ComparisonPlan, ground: Ground, out: Path, pool: ProcessPoolExecutor, say: Say) -> None:
-    """Train the heads that are missing, if that is asked for, and encode the data where actions are retrieved from them."""
+    """Train the heads that are missing, if that is asked for, and encode the data for whatever looks things up there while acting."""
     methods = [METHODS[name] for name in plan.methods if name in METHODS]
     wanted = list(dict.fromkeys(method.head for method in methods if method.head is not None)) if plan.is_training_heads else []
     futures: dict[Future[None], str] = {}
     for run in ground.runs:
-        missing = [head for head in wanted if run_with_head(run, head, out) is None]
+        missing = [head for head in wanted if run_with_head(run, head, out, plan.head_steps) is None]
         if missing:
             futures[pool.submit(train_heads, run, missing, plan.data, out, plan.head_steps)] = f"heads of {run.name}: {', '.join(missing)}"
-        elif any(RETRIEVAL in needed_heads(method.settings(run.planner)) for method in methods):
-            futures[pool.submit(keep_latents, run, plan.data)] = f"latents of {run.name}"
+    _wait(futures, say)
+    cells = list_cells(plan, ground, out).cells
+    looking = dict.fromkeys(cell.run for cell in cells if cell.run is not None and cell.planner is not None and uses_training_data(cell.planner))
+    _wait({pool.submit(keep_latents, run, plan.data): f"latents of {run}" for run in looking}, say)
+
+
+def _wait(futures: dict[Future[None], str], say: Say) -> None:
     for future in as_completed(futures):
         future.result()
         say(f"done: {futures[future]}")

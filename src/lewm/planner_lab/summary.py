@@ -17,14 +17,13 @@ from lewm.evaluation.outcomes import FLOORS
 from lewm.evaluation.prepared_pairs import PreparedPairs
 from lewm.planner_lab.cells import SIMULATOR, Cell, error_of, finished
 from lewm.planner_lab.latency import read_latency
-from lewm.planner_lab.methods import BASELINE, CEILING, CEILINGS, FLOOR, KINDS, METHODS, POLICY, num_futures
+from lewm.planner_lab.methods import BASELINE, CEILING, CEILINGS, EXPERT, FLOOR, KINDS, METHODS, POLICY, num_futures
 from lewm.planner_lab.plan import PLAN_FILE, ComparisonPlan, Ground, check_place
 from lewm.planner_lab.published import published
 from lewm.planner_lab.running import list_cells, load_pairs
 from lewm.versions import hardware, versions
 
 FORMAT = 1
-EXPERT = "expert"
 Outcomes = dict[str, dict[int, dict[str, np.ndarray]]]
 """Method -> distance -> run -> which pairs were solved, bool [n]."""
 

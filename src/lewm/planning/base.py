@@ -120,22 +120,6 @@ class Planner(Protocol):
         """
 
 
-class ProposalHead(Protocol):
-    """A network of a run that proposes plans: what ``planner.proposals`` may name."""
-
-    def propose(
-        self, context: Float[Tensor, "E H D"], past_blocks: Float[Tensor, "E H-1 A"], goals: Float[Tensor, "E G"], horizon_model_steps: int
-    ) -> Float[Tensor, "E P T A"]:
-        """P plans per episode, in env units."""
-
-
-class DistanceHead(Protocol):
-    """A network of a run that measures how far latents are from goals, for example in env steps: what ``planner.distance`` may name."""
-
-    def distance(self, latents: Float[Tensor, "*E D"], goals: Float[Tensor, "*E D"]) -> Float[Tensor, "*E"]:
-        """Not negative, differentiable."""
-
-
 class Policy(Protocol):
     """An agent for goals given as observations; ``MPCPolicy`` is one. Stateless itself: what an episode needs is in its state."""
 

@@ -1,4 +1,4 @@
-"""A small search around what an actor proposes: it keeps the proposal where nothing better is near, and mends what the model sees go wrong.
+"""A small search around what an actor proposes: it stays near the proposal, and mends what the model sees go wrong.
 
 Axes: E episode, P proposal, T model step, A action block.
 """

@@ -127,7 +127,7 @@ def representatives(scaled: Float[Tensor, "n D"], num: int, *, seed: int) -> Ten
         sums = torch.zeros_like(centres).index_add_(0, which, scaled)
         counts = torch.bincount(which, minlength=len(centres))[:, None]
         centres = torch.where(counts > 0, sums / counts.clamp_min(1), centres)
-    nearest, _apart = assigned(centres, scaled)
+    nearest = torch.cat([torch.cdist(centre[None], scaled).argmin(1) for centre in centres])  # one row at a time: all at once would be large
     return torch.from_numpy(np.unique(nearest.numpy()))
 
 

@@ -93,6 +93,10 @@ class MPCPolicy:
         self.planner: Planner = PLANNERS.load(config.name)(config)
         self.heads = {name: as_precise(head, config.precision) if isinstance(head, nn.Module) else head for name, head in (heads or {}).items()}
         self.distance = LabelDistance(readout=self.readout) if self.readout is not None else distance_of(config, self.heads)
+        if self.readout is not None and config.distance != "l2":
+            raise PlanningError(
+                f"planner.distance {config.distance!r} compares latents, and goals are compared by labels here: set planner.goal to 'latent'"
+            )
         if self.readout is not None and config.proposals in self.heads:
             raise PlanningError(
                 f"planner.proposals {config.proposals!r} acts towards latents, and goals are compared by labels here: set planner.goal to 'latent'"

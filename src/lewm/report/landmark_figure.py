@@ -62,7 +62,7 @@ def section(evidence: Evidence) -> list[str]:
     about = used[-1]["planner"]["landmarks"]
     words = (
         f"{about['num_landmarks']} frames of the training data are landmarks, joined by {about['num_edges']:,} edges: how many env steps it took to "
-        f"come from one to the other. Episodes without a route: {about['num_without_route']}. Edges given up on the way: {about['num_given_up']}."
+        f"come from one to the other. Episodes without a route: {about['num_without_route']}. Ways given up: {about['num_given_up']}."
     )
     try:
         landmarks, places, names = _map_of(evidence.run, about["map_sha256"])

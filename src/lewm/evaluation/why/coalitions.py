@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from lewm.config import PlannerConfig
 from lewm.errors import ConfigError
+from lewm.planner_config import LANDMARKS, ON_PROPOSALS
 from lewm.planning.terms import DISTANCES
 from lewm.registry import PLANNERS
 
@@ -75,6 +76,8 @@ def check_planner(planner: PlannerConfig, heads: Iterable[str]) -> None:
         raise ConfigError(
             f"planner {planner.name!r} follows the model's gradient, and the simulator that stands in for the model has none: use --planner.name cem"
         )
+    if planner.name in (*ON_PROPOSALS, LANDMARKS):
+        raise ConfigError(f"planner {planner.name!r} is more than a search on the model, and nothing stands in for the rest: use --planner.name cem")
     if planner.distance not in DISTANCES or planner.cost not in COST_KINDS:
         raise ConfigError(
             f"planner.distance {planner.distance!r} and planner.cost {planner.cost!r} would judge latents by a head, which cannot judge the labels "

@@ -167,7 +167,7 @@ class SwappedPolicy(MPCPolicy):
 
     def _way(self, futures: Float[Tensor, "*E D"], goals: Float[Tensor, "*E s"]) -> Float[Tensor, "*E"]:
         labels, leading = futures if self.compares_labels else self._reads.read(futures), futures.shape[:-1]
-        places, ends = (values.reshape(-1, labels.shape[-1]).double().cpu().numpy() for values in (labels, goals.expand(*leading, -1)))
+        places, ends = (values.reshape(-1, labels.shape[-1]).cpu().double().numpy() for values in (labels, goals.expand(*leading, -1)))
         return torch.from_numpy(self.world.true_distance.measure(places, ends)).to(futures).reshape(leading)
 
 

@@ -79,17 +79,17 @@ def _blame(shares: np.ndarray, players: Sequence[str], counts: np.ndarray, num_f
     n = shares.shape[1]
     if num_failures == 0:
         return Blame(verdict="nothing to explain", part=None, sentence=f"nothing to explain: all {n} pairs were solved")
-    if gap["rate"] <= 0:
-        sentence = (
-            f"no part stands out: with every part swapped as many of {n} pairs fail as without, so the failures lie elsewhere (budget, horizon)"
-        )
-        return Blame(verdict="no part", part=None, sentence=sentence)
     first, second = np.argsort(-shares.mean(1), kind="stable")[:2]
     share, lead = _estimate(shares[first], counts), _estimate(shares[first] - shares[second], counts)
     about = f"{_signed(share)} of a gap of {_signed(gap)}"
     if num_failures < MIN_FAILURES:
         sentence = f"only {num_failures} of {n} pairs failed, too few to blame a part; the largest share is the {players[first]}'s, {about}"
         return Blame(verdict="too few failures", part=None, sentence=sentence)
+    if gap["rate"] <= 0:
+        sentence = (
+            f"no part stands out: with every part swapped as many of {n} pairs fail as without, so the failures lie elsewhere (budget, horizon)"
+        )
+        return Blame(verdict="no part", part=None, sentence=sentence)
     if share["low"] > 0 and lead["low"] > 0:
         sentence = f"the {players[first]} is most to blame: {about}, {_signed(lead)} more than the {players[second]}"
         return Blame(verdict="part", part=players[first], sentence=sentence)

@@ -43,7 +43,7 @@ class LabelEmbedding:
     weights: np.ndarray
     """float64 [F + s + 1, D]."""
     explained: float
-    """Share of the latents' variance that the labels explain, on samples that it was not fitted on."""
+    """Share of the latents' variance that the labels explain, on samples that only frequency and penalty were chosen on."""
 
     def embed(self, labels: np.ndarray) -> np.ndarray:
         """float32 [n, D] of labels [n, s]."""
