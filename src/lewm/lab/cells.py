@@ -56,6 +56,7 @@ def _measured(cell: Cell, settings: Settings, size: CellSize, data: Path, pairs:
     from lewm.evaluation.label_goals import kind_of_comparison
     from lewm.evaluation.prepared_pairs import PreparedPairs
     from lewm.evaluation.workflow import evaluate, evaluate_latents
+    from lewm.objectives.base import AUXILIARY_WEIGHTS
     from lewm.registry import OBJECTIVES
     from lewm.training import train
 
@@ -101,7 +102,7 @@ def _measured(cell: Cell, settings: Settings, size: CellSize, data: Path, pairs:
         "step_ms": 1e3 * seconds / config.train.num_steps,
         "num_steps": config.train.num_steps,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "num_tunable_weights": len(OBJECTIVES.load(cell.objective).tunable_weights),
+        "num_tunable_weights": len(set(OBJECTIVES.load(cell.objective).tunable_weights) - {*AUXILIARY_WEIGHTS, "inverse_weight"}),  # those are off here
     }
 
 
