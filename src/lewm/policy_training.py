@@ -22,6 +22,7 @@ from lewm.data.formats.store import Store, open_store
 from lewm.data.splits import split_episodes
 from lewm.devices import check_device
 from lewm.errors import CheckpointError, ConfigError, TrainingError
+from lewm.head_fitting import schedule
 from lewm.learned_policies.checkpoints import build_policy, declared, kept_config, load_policy_checkpoint, save_policy
 from lewm.learned_policies.goals import GoalSampler
 from lewm.learned_policies.networks import LearnedPolicy
@@ -32,7 +33,6 @@ from lewm.run_directory import MetricsLog, check_run, prepare_run
 from lewm.training import Progress
 from lewm.versions import hardware, versions
 
-WARMUP_FRACTION = 0.02
 MAY_CHANGE_ON_RESUME = {"device", "num_threads", "log_every_steps", "checkpoint_every_steps"}
 
 
@@ -152,14 +152,6 @@ def _fit(training: _Training, sampler: GoalSampler, progress: Progress | None) -
 
 def _trained(policy: LearnedPolicy) -> list[torch.nn.Parameter]:
     return [parameter for parameter in policy.parameters() if parameter.requires_grad]
-
-
-def schedule(step: int, num_steps: int) -> float:
-    """Share of the peak learning rate: linear warm-up over a fiftieth of the steps, then a cosine to zero."""
-    warmup = max(1, round(WARMUP_FRACTION * num_steps))
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
 
 
 def _check_finite(training: _Training, loss: float, norm: float, step: int) -> None:

@@ -89,8 +89,8 @@ def train(words: Sequence[str]) -> None:
 class TrainingBar:
     """A progress bar with the losses beside it."""
 
-    def __init__(self) -> None:
-        self._bar = ProgressBar("training")
+    def __init__(self, title: str = "training") -> None:
+        self._bar = ProgressBar(title)
 
     def update(self, step: int, num_steps: int, values: dict[str, float]) -> None:
         """Move the bar."""

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import tyro
 
-from lewm.commands.parsing import ProgressBar, command_line, parse, show
+from lewm.commands.parsing import command_line, parse, show
+from lewm.commands.train import TrainingBar
 from lewm.config import Config
 from lewm.config_files import from_dict, load_preset, read_toml, settings_from_dict
 from lewm.errors import ConfigError
@@ -58,29 +59,9 @@ def train_policy(words: Sequence[str]) -> None:
         out=arguments.out,
         resume=arguments.resume,
         command=command_line("train", words),
-        progress=PolicyBar,
+        progress=lambda: TrainingBar("training the policy"),
     )
     show(f"trained: {run}\nnext: lewm eval success {run}")
-
-
-class PolicyBar:
-    """A progress bar with the losses beside it."""
-
-    def __init__(self) -> None:
-        self._bar = ProgressBar("training the policy")
-
-    def update(self, step: int, num_steps: int, values: dict[str, float]) -> None:
-        """Move the bar."""
-        terms = [name for name in values if name not in ("loss", "gradient_norm", "seconds")]
-        self._bar.update(step, num_steps, "  ".join(f"{name} {values[name]:.4g}" for name in terms))
-
-    def message(self, text: str) -> None:
-        """Say something above the bar."""
-        self._bar.message(text)
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        self._bar.close()
 
 
 def _base(words: Sequence[str]) -> tuple[Config, dict[str, Any]]:

@@ -79,6 +79,11 @@ def rate_over_seeds(outcomes: Sequence[np.ndarray]) -> Estimate:
     return Estimate(rate=hierarchical["rate"], low=min(hierarchical["low"], plain["low"]), high=max(hierarchical["high"], plain["high"]))
 
 
+def rate_of(outcomes: Sequence[np.ndarray]) -> Estimate:
+    """Wilson's interval for one training seed, that over seeds for several."""
+    return wilson(int(outcomes[0].sum()), len(outcomes[0])) if len(outcomes) == 1 else rate_over_seeds(outcomes)
+
+
 def outcomes_of(result: dict[str, Any], distance: int, stratum: str) -> np.ndarray:
     """Which pairs of a distance and stratum were solved, bool [n], in the order of the manifest."""
     return np.array([episode["solved"] for episode in result["episodes"] if episode["distance"] == distance and episode["stratum"] == stratum])

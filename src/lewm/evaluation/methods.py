@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from lewm.errors import ConfigError, DataError
-from lewm.evaluation.across_seeds import outcomes_of, rate_over_seeds, read_success
-from lewm.evaluation.intervals import Estimate, hierarchical_difference, paired_difference, wilson
+from lewm.evaluation.across_seeds import outcomes_of, rate_of, read_success
+from lewm.evaluation.intervals import hierarchical_difference, paired_difference
 from lewm.evaluation.results import settings_words, unusual_settings
 
 FORMAT = 1
@@ -164,7 +164,7 @@ def _stratum(results: dict[str, list[dict[str, Any]]], distance: str, stratum: s
     methods = {}
     for name, found in outcomes.items():
         fields = {
-            "success": _rate(found),
+            "success": rate_of(found),
             "n": len(found[0]),
             "num_seeds": len(found),
             "rate_per_seed": [float(each.mean()) for each in found],
@@ -172,10 +172,6 @@ def _stratum(results: dict[str, list[dict[str, Any]]], distance: str, stratum: s
         }
         methods[name] = fields if name == baseline else fields | {"difference": _difference(found, outcomes[baseline])}
     return methods
-
-
-def _rate(found: Sequence[np.ndarray]) -> Estimate:
-    return wilson(int(found[0].sum()), len(found[0])) if len(found) == 1 else rate_over_seeds(found)
 
 
 def _difference(found: Sequence[np.ndarray], baseline: Sequence[np.ndarray]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Axes: n pair.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from lewm.errors import ConfigError
-from lewm.evaluation.across_seeds import outcomes_of, rate_over_seeds
-from lewm.evaluation.intervals import Estimate, hierarchical_difference, paired_difference_over_seeds, wilson
+from lewm.evaluation.across_seeds import outcomes_of, rate_of
+from lewm.evaluation.intervals import hierarchical_difference, paired_difference_over_seeds
 from lewm.evaluation.outcomes import FLOORS
 from lewm.evaluation.prepared_pairs import PreparedPairs
 from lewm.planner_lab.cells import SIMULATOR, Cell, error_of, finished
@@ -139,7 +139,7 @@ def _row(name: str, found: Found, ground: Ground, latency: Mapping[str, Any]) ->
         "futures_per_plan": None if settings is None else num_futures(settings),
         "by_distance": {
             str(distance): {
-                "success": _rate(list(runs.values())),
+                "success": rate_of(list(runs.values())),
                 "n": len(next(iter(runs.values()))),
                 "num_seeds": len(runs),
                 "rate_per_seed": {run: float(each.mean()) for run, each in runs.items()},
@@ -156,10 +156,6 @@ def _kind(name: str) -> str:
     if name in METHODS:
         return METHODS[name].kind
     return FLOOR if name in FLOORS else CEILING if name in CEILINGS or name == EXPERT else POLICY
-
-
-def _rate(found: Sequence[np.ndarray]) -> Estimate:
-    return wilson(int(found[0].sum()), len(found[0])) if len(found) == 1 else rate_over_seeds(found)
 
 
 def _conditions(latency: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -33,6 +33,7 @@ from lewm.evaluation.why.translation import LocalReadout, Translator
 from lewm.models.world_model import WorldModel
 from lewm.planning.base import LinearReadout
 from lewm.planning.costs import ImaginedCost
+from lewm.planning.frame_stacks import still
 from lewm.planning.mpc import MPCPolicy, PolicyState
 from lewm.planning.terms import ActionTerm, Distance, GoalTerm, Term
 from lewm.schema import Observation
@@ -107,7 +108,12 @@ class SwappedPolicy(MPCPolicy):
             labels = torch.from_numpy(np.asarray(goal_labels, np.float32)).to(self.device)
             goals = labels if self.coalition.has("cost") else self.world.scaled(labels)
         else:
-            latents = self._encode(Observation(goal_labels) if self.sees_labels else self._still(goal_frames))
+            if self.sees_labels:
+                shown = Observation(goal_labels)
+            else:
+                assert goal_frames is not None
+                shown = still(goal_frames, self.model.observation_spec)
+            latents = self._encode(shown)
             goals = self._reads.read(latents) if self.coalition.has("cost") else latents if self.readout is None else self.readout.read(latents)
         state = self.reset_to(goals, seeds)
         return replace(state, frames=None) if self.sees_labels else state
@@ -116,11 +122,6 @@ class SwappedPolicy(MPCPolicy):
     def _reads(self) -> LocalReadout:
         """Reads labels off this agent's latents."""
         return self.world.translator.embedded if self.sees_labels else self.world.translator.real
-
-    def _still(self, frames: Observation[np.ndarray] | None) -> Observation[np.ndarray]:
-        """Goals as a model of stacked frames sees them."""
-        assert frames is not None
-        return Observation(np.repeat(frames.frames, len(self.model.observation_spec.stack_offsets_env_steps), axis=1), frames.proprioception)
 
     def _encode(self, observation: Observation[np.ndarray]) -> Float[Tensor, "E D"]:
         if self.sees_labels:
