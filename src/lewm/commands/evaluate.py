@@ -62,6 +62,8 @@ class LatentArguments:
     """Run (its newest checkpoint) or checkpoint."""
     data: Path
     """Dataset; its held-out episodes are scored."""
+    device: Literal["cpu", "cuda", "mps"] = "cpu"
+    """Where networks run."""
     json: Path | None = None
     """Also write the result to this file."""
 
@@ -323,7 +325,7 @@ def _reconstruction(words: Sequence[str]) -> None:
 
 def _atari_labels(words: Sequence[str]) -> None:
     arguments = parse(AtariLabelArguments, "eval atari-labels", words[1:])
-    options = {name: getattr(arguments, name) for name in ("num_frames", "supervised_steps", "peer", "seed", "device")}
+    options = {name: getattr(arguments, name) for name in ("num_frames", "supervised_steps", "peer", "seed")}
     _evaluate_latents(words, arguments, progress=say, **options)
 
 
@@ -331,7 +333,8 @@ def _evaluate_latents(words: Sequence[str], arguments: LatentArguments | AtariLa
     check_result_file(arguments.json)
     from lewm.evaluation.workflow import evaluate_latents, latent_table
 
-    result = evaluate_latents(words[0], arguments.run, arguments.data, command=command_line("eval", words), **options)
+    about: dict[str, Any] = {"device": arguments.device, "command": command_line("eval", words)}
+    result = evaluate_latents(words[0], arguments.run, arguments.data, **about, **options)
     show(latent_table(result))
     write_to_run(arguments.json, result, arguments.run)
     return result
