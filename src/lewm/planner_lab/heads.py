@@ -29,7 +29,7 @@ def run_with_head(run: RunFacts, head: str, out: Path, num_steps: int | None) ->
         description = read_description(find_checkpoint(trained))
         origin = description.get("provenance", {}).get("heads", {}).get(recipe.stage, {})
         found = description.get("heads", {}).get(recipe.stage, {})
-        wanted = asdict(_settings(head, num_steps))
+        wanted = json.loads(json.dumps(asdict(_settings(head, num_steps))))  # a checkpoint has lists where settings have tuples
         del wanted["device"]  # it changes the rounding alone
         if all(found.get(name) == value for name, value in wanted.items()) and origin.get("base_checkpoint_sha256") == run.sha256:
             return trained
