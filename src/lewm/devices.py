@@ -1,5 +1,7 @@
 """Where networks run: what was asked for, or an error; nothing falls back."""
 
+import gc
+
 import torch
 
 from lewm.errors import DeviceError
@@ -13,3 +15,10 @@ def check_device(device: str, count: int = 1) -> None:
         raise DeviceError(f"device cuda ({count} of it) was asked for and {found} were found; {advice}")
     if device == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("device mps was asked for and is not available here; use the device cpu")
+
+
+def free_memory(device: str) -> None:
+    """Give back the memory of a GPU that nothing uses any more: other processes share it, and torch would keep it."""
+    if device == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()

@@ -66,7 +66,7 @@ def fit_head(
 def save_with_head(out: Path, checkpoint: Checkpoint, head: Head, origin: dict[str, Any]) -> None:
     """A new, complete checkpoint: the base bit for bit, its other heads, and this one in place of an older one of its name."""
     name = head.settings.NAME
-    origin = {"base_checkpoint_sha256": checkpoint.sha256} | origin | {"versions": versions(), "hardware": hardware()}
+    origin = {"base_checkpoint_sha256": checkpoint.sha256} | origin | {"versions": versions(), "hardware": hardware(head.settings.device)}
     save_checkpoint(
         checkpoint_path(out, checkpoint.step),
         checkpoint.model,

@@ -86,7 +86,7 @@ def train_policy(
     train_ids, _ = split_episodes(store.episode_ids, config.data.validation_fraction, config.data.split_seed)
     policy, sampler = _begin(name, config, settings, store, train_ids)
     optimizer = torch.optim.AdamW(_trained(policy), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    about = {"env": store.env, "provenance": _provenance(store, command)}
+    about = {"env": store.env, "provenance": _provenance(store, command, settings.device)}
     training = _Training(name=name, policy=policy, optimizer=optimizer, config=config, settings=settings, out=out, about=about)
     if resume:
         _restore(training)
@@ -215,13 +215,13 @@ def _check_same(name: str, settings: dict[str, Any], config: Config, training: _
                 )
 
 
-def _provenance(store: Store, command: str) -> dict[str, Any]:
+def _provenance(store: Store, command: str, device: str) -> dict[str, Any]:
     return {
         "dataset_sha256": store.dataset_sha256,
         "episode_seeds": store.index["seed"].tolist(),
         "command": command,
         "versions": versions(),
-        "hardware": hardware(),
+        "hardware": hardware(device),
     }
 
 

@@ -240,7 +240,7 @@ class _Run:
             "episode_seeds": store.index["seed"].tolist(),
             "command": command,
             "versions": versions(),
-            "hardware": hardware(),
+            "hardware": hardware(options.device),
         }
         self._start_s, self._last_verdict = time.monotonic(), ""
         self._metrics: MetricsLog | None = None

@@ -37,8 +37,13 @@ def _installed(names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def hardware() -> str:
-    """The processor and how many cores there are."""
+def hardware(device: str = "cpu") -> str:
+    """What computes: the processor and how many cores there are and, for the device ``cuda``, before them the GPU."""
     info = Path("/proc/cpuinfo")
     names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    processor = f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    if not device.startswith("cuda"):
+        return processor
+    import torch
+
+    return f"{torch.cuda.get_device_name(torch.device(device))}, {processor}"

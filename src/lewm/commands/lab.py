@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lewm.commands.parsing import parse, say, show
 from lewm.errors import ConfigError
@@ -33,6 +33,8 @@ class LabArguments:
     """First give each objective eight trials on a seed of two-room, and keep the best of them for all worlds."""
     workers: int = 2
     """Cells at a time, one thread each."""
+    device: Literal["cpu", "cuda", "mps"] = "cpu"
+    """Where cells train, are looked at and plan. Cells that are finished are kept, whatever it was."""
     step_share: float = 1.0
     """Share of the worlds' training steps: a cell trains for 75 s at most where 1 was measured."""
     episode_share: float = 1.0
@@ -61,6 +63,7 @@ def lab(words: Sequence[str]) -> None:
         is_tuned=arguments.tune,
         episode_share=arguments.episode_share,
         size=CellSize(step_share=arguments.step_share, num_pairs=arguments.episodes),
+        device=arguments.device,
     )
     (_sweep if arguments.sweep else _grid)(plan, arguments.out, arguments.workers)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -40,8 +40,11 @@ class PlannersArguments:
     """Optimiser steps of each head; default: its stage's own."""
     workers: int = 2
     """Cells at a time, one thread each."""
+    device: Literal["cpu", "cuda", "mps"] = "cpu"
+    """Where the networks run: cells, heads that are trained, and the decisions that are timed. Cells that are finished are kept, whatever it was."""
     latency_episodes: int = 5
-    """Episodes that decisions are timed on, at the end; 0: none. What was timed before is kept: remove latency.json to time it again."""
+    """Episodes that decisions are timed on, at the end; 0: none. What was timed before on the same device is kept: remove latency.json
+    (latency-cuda.json) to time it again."""
     only_table: bool = False
     """Run nothing: the table and figure of what is there."""
 
@@ -71,6 +74,7 @@ def planners(words: Sequence[str]) -> None:
         is_training_heads=arguments.train_heads,
         head_steps=arguments.head_steps,
         num_latency_episodes=arguments.latency_episodes,
+        device=arguments.device,
     )
     if not arguments.only_table:
         run_comparison(plan, arguments.out, workers=arguments.workers, say=say)

@@ -39,6 +39,11 @@ class CorruptedPolicy:
         self._policy, self._corruption, self._severity = policy, corruption, severity
         self._are_goals_corrupted = are_goals_corrupted
 
+    @property
+    def device(self) -> Any:
+        """Where the policy within is."""
+        return getattr(self._policy, "device", "cpu")
+
     def reset(self, goals: Observation[np.ndarray], seeds: Sequence[int]) -> CorruptedState:
         """A state for new episodes: goals uint8 [E, V, Y, X, 3], one seed each."""
         rows, steps = np.asarray(seeds, np.int64), np.zeros(len(seeds), np.int64)

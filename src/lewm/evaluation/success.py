@@ -12,7 +12,7 @@ from lewm.evaluation.outcomes import Outcome, PlanTimes, run_policy, scripted_po
 from lewm.evaluation.prepared_pairs import PreparedPairs
 from lewm.evaluation.protocol import Manifest, check_disjoint
 from lewm.evaluation.results import References, assemble, run_references, run_scripted_on, settings_words
-from lewm.versions import versions
+from lewm.versions import hardware, versions
 
 if TYPE_CHECKING:  # importing it would import torch, which reading a result does not need
     from lewm.planning.base import Policy
@@ -26,6 +26,15 @@ class TakesNotes(Protocol):
 
     def notes(self) -> dict[str, Any]:
         """For the ``planner`` of a result; JSON-ready."""
+
+
+@runtime_checkable
+class OnDevice(Protocol):
+    """A policy whose networks are somewhere."""
+
+    @property
+    def device(self) -> Any:
+        """A ``torch.device``."""
 
 
 NUM_LATENCY_EPISODES = 20
@@ -105,7 +114,8 @@ def evaluate(
     if isinstance(policy, TakesNotes):
         unverified = (unverified or {}) | {"planner": (unverified or {}).get("planner", {}) | policy.notes()}
     single = time_single_plans(policy, manifest, num_latency_episodes)
-    return _completed(manifest, outcomes, (unverified or {}) | {"plan_ms": _plan_ms(times, single)}, progress, references)
+    plan_ms = _plan_ms(times, single, str(policy.device) if isinstance(policy, OnDevice) else "cpu")
+    return _completed(manifest, outcomes, (unverified or {}) | {"plan_ms": plan_ms}, progress, references)
 
 
 def evaluate_scripted(
@@ -251,11 +261,12 @@ def _dataset_lines(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _plan_ms(times: PlanTimes, single: PlanTimes) -> dict[str, Any]:
+def _plan_ms(times: PlanTimes, single: PlanTimes, device: str = "cpu") -> dict[str, Any]:
     return {
         **_quantiles(times),
         "meaning": "a call of the planner divided by the episodes it planned for",
         "single_episode": _quantiles(single) if single.seconds else None,
+        "hardware": hardware(device),
     }
 
 

@@ -1,6 +1,6 @@
 """One cell of the lab: train, look at the latents, read the state off them, plan; everything in one JSON file.
 
-A cell is a function of (objective, settings, world, seed, size) alone, and is done when its file is there.
+A cell is a function of (objective, settings, world, seed, size) alone, but for rounding also on another device, and is done when its file is there.
 """
 
 import json
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lewm.errors import EnvError, PlanningError, TrainingError
-from lewm.lab.grid import Cell, Settings, config_of, lab_world
+from lewm.lab.grid import Cell, Device, Settings, config_of, lab_world
 from lewm.run_directory import read_metrics, write_json
+from lewm.versions import hardware
 
 FORMAT = 1
 CELL_FILE = "cell.json"
@@ -32,12 +33,13 @@ class CellSize:
     """Clips that the verdict looks at."""
 
 
-def run_cell(cell: Cell, settings: Settings, size: CellSize, data: Path, pairs: Path, out: Path) -> None:
+def run_cell(cell: Cell, settings: Settings, size: CellSize, data: Path, pairs: Path, out: Path, device: Device = "cpu") -> None:
     """Run a cell into the directory ``out`` on the dataset ``data`` and the world's prepared pairs; what goes wrong in it is its result."""
     start_s = time.monotonic()
     record: dict[str, Any] = {"format": FORMAT, "cell": asdict(cell), "settings": settings, "size": asdict(size)}
+    record |= {"device": device, "hardware": hardware(device)}
     try:
-        record |= _measured(cell, settings, size, data, pairs, out)
+        record |= _measured(cell, settings, size, data, pairs, out, device)
     except (TrainingError, PlanningError, EnvError) as error:  # what the objective or the world does; a full disk is no result, and is tried again
         record["error"] = str(error)
     write_json(out / CELL_FILE, record | {"seconds": round(time.monotonic() - start_s, 1)})
@@ -52,7 +54,7 @@ def read_cell(directory: Path) -> dict[str, Any] | None:
     return record
 
 
-def _measured(cell: Cell, settings: Settings, size: CellSize, data: Path, pairs: Path, out: Path) -> dict[str, Any]:
+def _measured(cell: Cell, settings: Settings, size: CellSize, data: Path, pairs: Path, out: Path, device: Device) -> dict[str, Any]:
     from lewm.data.episodes import EpisodeStore
     from lewm.evaluation.collapse import NUISANCE_PREFIX, judge, warning_score
     from lewm.evaluation.label_goals import kind_of_comparison
@@ -61,13 +63,13 @@ def _measured(cell: Cell, settings: Settings, size: CellSize, data: Path, pairs:
     from lewm.registry import OBJECTIVES
     from lewm.training import train
 
-    config = config_of(cell, settings, step_share=size.step_share)
+    config = config_of(cell, settings, step_share=size.step_share, device=device)
     train(config, data=data, out=out, resume=(out / "config.toml").exists(), command="lewm lab")
     entries = read_metrics(out)
     looks = [entry["monitor"] for entry in entries if "monitor" in entry]
     seconds = max(entry.get("seconds", 0.0) for entry in entries)
-    collapse = evaluate_latents("collapse", out, data, num_clips=size.num_clips)
-    probe = evaluate_latents("probe", out, data, with_comparisons=False)
+    collapse = evaluate_latents("collapse", out, data, num_clips=size.num_clips, device=device)
+    probe = evaluate_latents("probe", out, data, with_comparisons=False, device=device)
     distance = lab_world(cell.world).distance_env_steps
     success = evaluate(
         out,
@@ -76,6 +78,7 @@ def _measured(cell: Cell, settings: Settings, size: CellSize, data: Path, pairs:
         data=data if kind_of_comparison(config.planner, EpisodeStore(data).env["name"]) == "labels" else None,
         prepared=PreparedPairs.load(pairs),
         num_latency_episodes=0,  # what a plan costs is not asked here, where cells share a machine
+        device=device,
         command="lewm lab",
     )
     write_json(out / "results" / f"success-{distance}.json", success)
@@ -102,9 +105,18 @@ def _measured(cell: Cell, settings: Settings, size: CellSize, data: Path, pairs:
         "train_seconds": seconds,
         "step_ms": 1e3 * seconds / config.train.num_steps,
         "num_steps": config.train.num_steps,
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mb": peak_memory_mb(device),
         "num_tunable_weights": len(set(OBJECTIVES.load(cell.objective).tunable_weights) - OFF_IN_THE_LAB),
     }
+
+
+def peak_memory_mb(device: str) -> float:
+    """The most memory that this process had: of the GPU what its tensors took, else all of its own."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _mean_r2(scores: dict[str, Any], names: list[str]) -> float | None:

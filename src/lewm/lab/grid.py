@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from lewm.config import Config
 from lewm.config_files import from_dict, load_preset
@@ -61,6 +61,7 @@ OF_TRAINING = ("learning_rate", "batch_size")
 """Settings that are not the objective's own."""
 LEARNING_RATES = (1e-4, 2e-4, 3e-4, 5e-4, 7e-4, 1e-3, 1.5e-3, 2e-3)
 Settings = dict[str, float]
+Device = Literal["cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True, order=True)
@@ -117,7 +118,7 @@ def trials_of(objective: str) -> list[Settings]:
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
-def config_of(cell: Cell, settings: Settings, *, step_share: float = 1.0) -> Config:
+def config_of(cell: Cell, settings: Settings, *, step_share: float = 1.0, device: Device = "cpu") -> Config:
     """The configuration of a cell: the world's preset, the objective with its settings, the seed, ten looks of the monitor.
 
     A preset's ``inverse_weight`` is left out: objectives are compared without a helper that only one of them may have.
@@ -139,5 +140,6 @@ def config_of(cell: Cell, settings: Settings, *, step_share: float = 1.0) -> Con
         monitor_every_steps=max(1, num_steps // NUM_LOOKS),
         checkpoint_every_steps=num_steps,
         num_threads=1,
+        device=device,
     )
     return replace(config, train=train)

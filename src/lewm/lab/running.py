@@ -16,11 +16,12 @@ from typing import Any
 from lewm.data.collect import collect
 from lewm.data.collection_presets import load_collection
 from lewm.data.episodes import EpisodeStore
+from lewm.devices import check_device
 from lewm.envs.stress import FAMILY
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation.prepared_pairs import PreparedPairs, prepare_pairs
 from lewm.lab.cells import CellSize, read_cell, run_cell
-from lewm.lab.grid import SEVEN, TUNED_WORLD, TUNING_SEED, WORLDS, Cell, Settings, grid, lab_world, trials_of, tuning_cells
+from lewm.lab.grid import SEVEN, TUNED_WORLD, TUNING_SEED, WORLDS, Cell, Device, Settings, grid, lab_world, trials_of, tuning_cells
 from lewm.lab.sweep import sweep_cells, sweep_settings
 from lewm.registry import OBJECTIVES
 from lewm.run_directory import write_json
@@ -42,12 +43,15 @@ class LabPlan:
     episode_share: float = 1.0
     """Of the worlds' data."""
     size: CellSize = field(default_factory=CellSize)
+    device: Device = "cpu"
+    """Where cells train and are measured; those that are finished are finished on any device."""
 
 
 def run_lab(plan: LabPlan, out: Path, *, workers: int = 2, say: Say) -> list[dict[str, Any]]:
     """Do what is not done yet and return the records of the grid's cells; ``say`` is told what happens.
 
-    ``ConfigError`` for names that are not known, and for a directory that holds a lab of another plan.
+    ``ConfigError`` for names that are not known, and for a directory that holds a lab of another plan; ``DeviceError`` for a device
+    that is not there.
     """
     cells = grid(plan.objectives, plan.worlds, plan.num_seeds)
     _check_place(plan, out, workers)
@@ -99,6 +103,7 @@ def _check_place(plan: LabPlan, out: Path, workers: int) -> None:
     """Refuse to mix plans whose cells would not be alike; more objectives, worlds or seeds may be added."""
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers}")
+    check_device(plan.device)
     identity = {"format": FORMAT, "is_tuned": plan.is_tuned, "episode_share": plan.episode_share, "size": asdict(plan.size)}
     path = out / "plan.json"
     if path.is_file():
@@ -161,7 +166,9 @@ def _run(cells: Sequence[Cell], settings: dict[Cell, Settings], plan: LabPlan, o
         _prepare(plan, out, world, say, is_trial=is_trial)
     # A fresh process for each cell: its peak memory is its own.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_use_one_thread, max_tasks_per_child=1) as pool:
-        futures: dict[Future[None], Cell] = {pool.submit(run_cell, cell, settings[cell], plan.size, *_places(out, cell)): cell for cell in missing}
+        futures: dict[Future[None], Cell] = {
+            pool.submit(run_cell, cell, settings[cell], plan.size, *_places(out, cell), plan.device): cell for cell in missing
+        }
         try:
             for number, future in enumerate(as_completed(futures), start=1):
                 future.result()

@@ -3,7 +3,7 @@
 Axes: n cell.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from lewm.evaluation.across_seeds import rate_over_seeds
 from lewm.evaluation.intervals import Estimate, separation
 from lewm.lab.grid import STRESSED_WORLDS, TUNED_WORLD
 
-FORMAT = 1
+FORMAT = 2
 HEALTHY, CAPTURED = "healthy", "captured by a nuisance"
 
 
@@ -80,6 +80,7 @@ def table(result: dict[str, Any]) -> str:
         "weights",
     )
     rows = [header]
+    is_mixed = len({device for row in result["rows"] for device in row["costs"]}) > 1
     for row in result["rows"]:
         success = row["success"]
         rows.append(
@@ -95,8 +96,8 @@ def table(result: dict[str, Any]) -> str:
                 "-" if success is None else f"{success['rate']:.2f} [{success['low']:.2f}, {success['high']:.2f}]",
                 _number(row["strongest_floor"]),
                 " ".join(f"{rate:.2f}" for rate in row["rate_per_seed"]) or "-",
-                _number(row["step_ms"], 0),
-                _number(row["peak_memory_mb"], 0),
+                _per_device(row["costs"], "step_ms", is_mixed),
+                _per_device(row["costs"], "peak_memory_mb", is_mixed),
                 str(row["num_tunable_weights"]),
             )
         )
@@ -104,6 +105,7 @@ def table(result: dict[str, Any]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines += [f"{row['world']}, {row['objective']}: {error}" for row in result["rows"] for error in row["errors"]]
     lines += [f"{row['world']}, {row['objective']}: {reason}" for row in result["rows"] for reason in row["captures"]]
+    lines += _hardware_lines(result["rows"], is_mixed)
     lines.append(f"early warning at a tenth of training, outside {TUNED_WORLD}: {_warning_words(result['early_warning'])}")
     if result["early_warning_stressed"]["num_cells"]:
         lines.append(f"the same, below nuisances: {_warning_words(result['early_warning_stressed'])}")
@@ -126,7 +128,8 @@ def _row(world: str, objective: str, group: Sequence[dict[str, Any]]) -> dict[st
     verdicts: dict[str, int] = {}
     for record in whole:
         verdicts[record["verdict"]] = verdicts.get(record["verdict"], 0) + 1
-    names = ("std_mean", "effective_rank", "probe_r2", "imagined_r2", "nuisance_share", "step_ms", "peak_memory_mb")
+    names = ("std_mean", "effective_rank", "probe_r2", "imagined_r2", "nuisance_share")
+    devices = dict.fromkeys(record.get("device", "cpu") for record in whole)  # a cell of an older version was measured on a CPU
     success: Estimate | None = rate_over_seeds([np.array(record["outcomes"], bool) for record in whole]) if whole else None
     return {
         "world": world,
@@ -134,6 +137,7 @@ def _row(world: str, objective: str, group: Sequence[dict[str, Any]]) -> dict[st
         "num_seeds": len(group),
         "verdicts": verdicts,
         **{name: _mean([record.get(name) for record in whole]) for name in names},
+        "costs": {device: _costs([record for record in whole if record.get("device", "cpu") == device]) for device in devices},
         "captures": list(dict.fromkeys(reason for record in whole if record["verdict"] == CAPTURED for reason in record["reasons"])),
         "success": success,
         "rate_per_seed": [record["success"]["rate"] for record in whole],
@@ -142,6 +146,26 @@ def _row(world: str, objective: str, group: Sequence[dict[str, Any]]) -> dict[st
         "settings": group[0]["settings"],
         "errors": [record["error"] for record in group if "error" in record],
     }
+
+
+def _costs(group: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What cells cost on one kind of device: the mean time of a training step, the mean of their peaks of memory, and which hardware it was."""
+    means = {name: _mean([record.get(name) for record in group]) for name in ("step_ms", "peak_memory_mb")}
+    return means | {"num_cells": len(group), "hardware": sorted({record["hardware"] for record in group if "hardware" in record})}
+
+
+def _per_device(costs: Mapping[str, dict[str, Any]], name: str, is_mixed: bool) -> str:
+    """A cost on each device, which is named where the table has several."""
+    return ", ".join(_number(found[name], 0) + (f" ({device})" if is_mixed else "") for device, found in costs.items()) or "-"
+
+
+def _hardware_lines(rows: Sequence[dict[str, Any]], is_mixed: bool) -> list[str]:
+    """On what steps and memory were measured, as far as the cells say so, where that is not a single kind of CPU."""
+    names = list(dict.fromkeys((device, name) for row in rows for device, found in row["costs"].items() for name in found["hardware"]))
+    if not is_mixed and {device for device, _ in names} <= {"cpu"}:
+        return []
+    measured = "; ".join(f"{device}: {name}" for device, name in names)
+    return [f"step ms and MB (cuda: of the GPU's memory) were measured on {measured or 'cells that do not say'}"]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

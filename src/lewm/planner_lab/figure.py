@@ -47,8 +47,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
         axis.set_ylim(-0.02, 1.04)
         axis.set_title(f"D = {distance}, budget {2 * int(distance)} env steps", fontsize=10)
         axis.grid(alpha=0.25)
+    device = (result["latency_conditions"] or {}).get("device", "cpu")
     for axis in axes[-1]:
-        axis.set_xlabel("ms per env step, one episode, one thread")
+        axis.set_xlabel(f"ms per env step, one episode, {'one thread' if device == 'cpu' else device}")
     for line in axes:
         line[0].set_ylabel("success [95 %]")
     entries = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lewm.checkpoint import find_checkpoint, read_description
+from lewm.devices import free_memory
 from lewm.errors import CheckpointError, LewmError
 from lewm.head_config import HeadConfig
 from lewm.planner_lab.methods import RECIPES
@@ -28,7 +29,8 @@ def run_with_head(run: RunFacts, head: str, out: Path, num_steps: int | None) ->
         description = read_description(find_checkpoint(trained))
         origin = description.get("provenance", {}).get("heads", {}).get(recipe.stage, {})
         found = description.get("heads", {}).get(recipe.stage, {})
-        wanted = asdict(_settings(head, num_steps))
+        wanted = json.loads(json.dumps(asdict(_settings(head, num_steps))))  # a checkpoint has lists where settings have tuples
+        del wanted["device"]  # it changes the rounding alone
         if all(found.get(name) == value for name, value in wanted.items()) and origin.get("base_checkpoint_sha256") == run.sha256:
             return trained
     return None
@@ -39,7 +41,7 @@ def head_path(run: RunFacts, head: str, out: Path) -> Path:
     return out / "heads" / run.name / head
 
 
-def train_heads(run: RunFacts, heads: Sequence[str], data: Path, out: Path, num_steps: int | None) -> None:
+def train_heads(run: RunFacts, heads: Sequence[str], data: Path, out: Path, num_steps: int | None, device: str = "cpu") -> None:
     """Train heads of a run, one after another, on one thread; a training that was cut off begins anew. What goes wrong is kept as the reason."""
     from lewm.head_config import LatentHeadConfig
     from lewm.head_training import train_head
@@ -48,13 +50,14 @@ def train_heads(run: RunFacts, heads: Sequence[str], data: Path, out: Path, num_
     for head in heads:
         place, reason = head_path(run, head, out), _reason_path(run, head, out)
         shutil.rmtree(place, ignore_errors=True)
-        settings = _settings(head, num_steps)
+        settings = _settings(head, num_steps, device)
         assert isinstance(settings, LatentHeadConfig)
         try:
             train_head(settings, base=run.path, data=data, out=place, command=COMMAND)
             reason.unlink(missing_ok=True)
         except LewmError as error:
             write_json(reason, {"head": head, "error": str(error)})
+    free_memory(device)
 
 
 def why_missing(run: RunFacts, head: str, out: Path) -> str:
@@ -65,18 +68,20 @@ def why_missing(run: RunFacts, head: str, out: Path) -> str:
     return f"the run has no head {head!r}: --train-heads trains it"
 
 
-def keep_latents(run: Path, data: Path) -> None:
+def keep_latents(run: Path, data: Path, device: str = "cpu") -> None:
     """Encode the training set for a run, unless that is done: once, before several processes ask for it."""
     from lewm.checkpoint import load_checkpoint
     from lewm.evaluation.label_goals import matching_store
     from lewm.evaluation.run_latents import run_latents
 
-    checkpoint = load_checkpoint(run)
-    run_latents(checkpoint, matching_store(checkpoint, data))
+    checkpoint = load_checkpoint(run, device)
+    run_latents(checkpoint, matching_store(checkpoint, data), device=device)
+    del checkpoint
+    free_memory(device)
 
 
-def _settings(head: str, num_steps: int | None) -> HeadConfig:
-    return RECIPES[head].settings(num_threads=1, **({} if num_steps is None else {"num_steps": num_steps}))
+def _settings(head: str, num_steps: int | None, device: str = "cpu") -> HeadConfig:
+    return RECIPES[head].settings(num_threads=1, device=device, **({} if num_steps is None else {"num_steps": num_steps}))
 
 
 def _reason_path(run: RunFacts, head: str, out: Path) -> Path:

@@ -1,4 +1,7 @@
-"""What a decision costs: whole episodes one at a time, one method after another, in one process with one thread."""
+"""What a decision costs: whole episodes one at a time, one method after another, in one process with one thread.
+
+Every kind of device has a file of its own: times of different devices are never in one table.
+"""
 
 import dataclasses
 import json
@@ -14,7 +17,6 @@ from lewm.evaluation.prepared_pairs import PreparedPairs
 from lewm.planner_lab.cells import Cell, CellPlace, data_for
 from lewm.versions import hardware
 
-LATENCY_FILE = "latency.json"
 MOST_ENV_STEPS = 50
 """Of an episode that is timed: two plans of a planner that executes 25 env steps of each."""
 
@@ -22,15 +24,16 @@ MOST_ENV_STEPS = 50
 def measure(cell: Cell, place: CellPlace, num_episodes: int) -> dict[str, Any]:
     """Milliseconds per decision and per env step of the cell's agent on its first pairs, JSON-ready; ``error`` where it cannot act.
 
-    A decision is a call that looks at a frame; looking itself (rendering) is not counted. One episode before the others warms up.
+    A decision is a call that looks at a frame; looking itself (rendering) is not counted. Its actions are on the CPU, so that it includes the wait
+    for a GPU. One episode before the others warms up.
     """
     from lewm.evaluation.workflow import load_policy
 
-    about = {"identity": identity(cell, num_episodes), "hardware": hardware()}
+    about = {"identity": identity(cell, num_episodes, place.device), "hardware": hardware(place.device)}
     try:
         assert cell.run is not None
         data = None if cell.planner is None else data_for(cell.planner, place.env, place.data)
-        policy = load_policy(cell.run, planner=cell.planner, data=data)
+        policy = load_policy(cell.run, planner=cell.planner, data=data, device=place.device)
     except LewmError as error:
         return about | {"error": str(error)}
     manifest = PreparedPairs.load(place.pairs).first(cell.num_pairs).manifest
@@ -63,15 +66,20 @@ def measure(cell: Cell, place: CellPlace, num_episodes: int) -> dict[str, Any]:
     }
 
 
-def identity(cell: Cell, num_episodes: int) -> dict[str, Any]:
+def identity(cell: Cell, num_episodes: int, device: str = "cpu") -> dict[str, Any]:
     """What a measurement is of, as a file holds it: one of anything else is made again."""
     planner = None if cell.planner is None else dataclasses.asdict(cell.planner)
     about = {"method": cell.method, "checkpoint_sha256": cell.sha256, "planner": planner, "num_episodes": num_episodes, "distance": cell.distance}
-    found: dict[str, Any] = json.loads(json.dumps(about))
+    found: dict[str, Any] = json.loads(json.dumps(about if device == "cpu" else about | {"device": device}))
     return found
 
 
-def read_latency(out: Path) -> dict[str, dict[str, Any]]:
-    """What was measured, by method."""
-    path = out / LATENCY_FILE
+def latency_path(out: Path, device: str) -> Path:
+    """Where it is kept what decisions cost on a device."""
+    return out / ("latency.json" if device == "cpu" else f"latency-{device}.json")
+
+
+def read_latency(out: Path, device: str = "cpu") -> dict[str, dict[str, Any]]:
+    """What was measured on a device, by method."""
+    path = latency_path(out, device)
     return dict(json.loads(path.read_text())) if path.is_file() else {}

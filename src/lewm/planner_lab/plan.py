@@ -45,6 +45,8 @@ class ComparisonPlan:
     """Optimiser steps of such a head; default: its stage's own."""
     num_latency_episodes: int = 5
     """Episodes that decisions are timed on; 0: none are."""
+    device: str = "cpu"
+    """Where cells run, heads are trained and decisions are timed; what is finished is finished on any of them."""
 
     def __post_init__(self) -> None:
         check_methods(self.methods)

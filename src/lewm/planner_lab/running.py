@@ -1,7 +1,8 @@
 """Running the comparison: pairs and floors once per distance, cells in processes of one thread each, nothing twice, decisions timed at the end.
 
 ``<out>/pairs/D<distance>.json`` holds the pairs with floors and expert, ``heads/`` the heads that were trained, ``cells/`` one result of
-``lewm eval success`` per method, run and distance, ``latency.json`` what decisions cost. Whatever is finished is not done again.
+``lewm eval success`` per method, run and distance, ``latency.json`` what decisions cost (``latency-cuda.json``: on a GPU). Whatever is finished is
+not done again, on whichever device it was done.
 """
 
 import multiprocessing
@@ -12,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lewm.checkpoint import checkpoint_sha256, find_checkpoint, load_checkpoint
+from lewm.devices import check_device
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation.prepared_pairs import PreparedPairs, prepare_pairs
 from lewm.evaluation.protocol import check_disjoint
 from lewm.evaluation.workflow import training_seeds
 from lewm.planner_lab.cells import SIMULATOR, Cell, CellPlace, error_of, finished, run_cell
 from lewm.planner_lab.heads import keep_latents, run_with_head, train_heads, why_missing
-from lewm.planner_lab.latency import LATENCY_FILE, identity, measure, read_latency
+from lewm.planner_lab.latency import identity, latency_path, measure, read_latency
 from lewm.planner_lab.methods import CEILINGS, METHODS, is_for
 from lewm.planner_lab.plan import ComparisonPlan, Ground, RunFacts, check_place
 from lewm.planning.proposing import uses_training_data
@@ -58,11 +60,12 @@ def list_cells(plan: ComparisonPlan, ground: Ground, out: Path) -> Listing:
 def run_comparison(plan: ComparisonPlan, out: Path, *, workers: int = 2, say: Say) -> None:
     """Do what is not done yet; ``say`` is told what happens.
 
-    ``ConfigError`` for runs that do not belong together and for a directory that holds another comparison, ``DataError`` if a run was trained on an
-    episode of the pairs.
+    ``ConfigError`` for runs that do not belong together and for a directory that holds another comparison, ``DeviceError`` for a device that is not
+    there, ``DataError`` if a run was trained on an episode of the pairs.
     """
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, got {workers}")
+    check_device(plan.device)
     ground = Ground.of(plan)
     check_place(plan, ground, out)
     pairs = {distance: _prepare(plan, ground, distance, out, say) for distance in plan.distances}
@@ -125,11 +128,13 @@ def _prepare_runs(plan: ComparisonPlan, ground: Ground, out: Path, pool: Process
     for run in ground.runs:
         missing = [head for head in wanted if run_with_head(run, head, out, plan.head_steps) is None]
         if missing:
-            futures[pool.submit(train_heads, run, missing, plan.data, out, plan.head_steps)] = f"heads of {run.name}: {', '.join(missing)}"
+            futures[pool.submit(train_heads, run, missing, plan.data, out, plan.head_steps, plan.device)] = (
+                f"heads of {run.name}: {', '.join(missing)}"
+            )
     _wait(futures, say)
     cells = list_cells(plan, ground, out).cells
     looking = dict.fromkeys(cell.run for cell in cells if cell.run is not None and cell.planner is not None and uses_training_data(cell.planner))
-    _wait({pool.submit(keep_latents, run, plan.data): f"latents of {run}" for run in looking}, say)
+    _wait({pool.submit(keep_latents, run, plan.data, plan.device): f"latents of {run}" for run in looking}, say)
 
 
 def _wait(futures: dict[Future[None], str], say: Say) -> None:
@@ -174,13 +179,13 @@ def _measure_latency(plan: ComparisonPlan, ground: Ground, out: Path, say: Say) 
     for cell in list_cells(plan, ground, out).cells:
         if cell.run is not None and cell.distance == distance:
             firsts.setdefault(cell.method, cell)
-    measured = read_latency(out)
+    measured = read_latency(out, plan.device)
     with _pool(1) as pool:
         for name, cell in firsts.items():
-            if measured.get(name, {}).get("identity") == identity(cell, num_episodes):
+            if measured.get(name, {}).get("identity") == identity(cell, num_episodes, plan.device):
                 continue
             measured[name] = pool.submit(measure, cell, _place(cell, plan, ground, out), num_episodes).result()
-            write_json(out / LATENCY_FILE, measured)
+            write_json(latency_path(out, plan.device), measured)
             say(f"timed {name}: {measured[name].get('error') or '{p50_ms:.1f} ms a decision'.format(**measured[name])}")
 
 
@@ -193,6 +198,7 @@ def _place(cell: Cell, plan: ComparisonPlan, ground: Ground, out: Path) -> CellP
         data=plan.data,
         pairs=_pairs_path(out, cell.distance),
         out=out,
+        device=plan.device,
     )
 
 

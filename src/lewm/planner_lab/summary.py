@@ -79,7 +79,7 @@ def summarise(plan: ComparisonPlan, out: Path, *, command: str = "") -> dict[str
         raise ConfigError(f"{str(out)!r} holds no comparison of planners yet; leave --only-table out to begin one")
     ground = Ground.of(plan)
     check_place(plan, ground, out)
-    found, latency = find(plan, ground, out), read_latency(out)
+    found, latency = find(plan, ground, out), read_latency(out, plan.device)
     rows = [_row(name, found, ground, latency) for name in [*FLOORS, *METHODS, *plan.policies, *CEILINGS, EXPERT] if name in found.outcomes]
     return {
         "evaluation": "comparison of planners",
@@ -98,7 +98,7 @@ def summarise(plan: ComparisonPlan, out: Path, *, command: str = "") -> dict[str
         "left_out": found.left_out,
         "errors": found.errors,
         "not_measured": list(found.not_measured),
-        "latency_conditions": _conditions(latency),
+        "latency_conditions": _conditions(latency, plan.device),
         "versions": versions(),
         "hardware": hardware(),
         "command": command,
@@ -158,10 +158,10 @@ def _kind(name: str) -> str:
     return FLOOR if name in FLOORS else CEILING if name in CEILINGS or name == EXPERT else POLICY
 
 
-def _conditions(latency: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+def _conditions(latency: Mapping[str, Mapping[str, Any]], device: str) -> dict[str, Any] | None:
     """On what the decisions were timed, and how busy it was."""
     timed = [each for each in latency.values() if "load_average" in each]
     if not timed:
         return None
     loads = [each["load_average"] for each in timed]
-    return {"hardware": sorted({each["hardware"] for each in timed}), "load_average": {"low": min(loads), "high": max(loads)}}
+    return {"device": device, "hardware": sorted({each["hardware"] for each in timed}), "load_average": {"low": min(loads), "high": max(loads)}}

@@ -60,7 +60,9 @@ def _notes(result: dict[str, Any]) -> list[str]:
     conditions = result["latency_conditions"]
     if conditions is not None:
         load = conditions["load_average"]
-        lines.append(f"decisions timed alone on one thread of {', '.join(conditions['hardware'])}, load average {load['low']:g} to {load['high']:g}")
+        where = "one thread of" if conditions["device"] == "cpu" else "the device"
+        names = "; ".join(conditions["hardware"])
+        lines.append(f"decisions timed alone on {where} {names}, load average {load['low']:g} to {load['high']:g}")
     lines += [f"left out: {name}: {reason}" for name, reason in result["left_out"].items()]
     lines += [f"failed: {name}: {reason}" for name, reason in result["errors"].items()]
     waiting = [name for name in result["not_measured"] if name not in result["errors"]]
