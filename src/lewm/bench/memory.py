@@ -1,6 +1,7 @@
-"""Peak memory of SIGReg with its gradient: how much the resident size of a fresh process grows.
+"""Peak memory of SIGReg with its gradient: how much the resident size of a fresh process grows. And of anything on a GPU.
 
-A process of its own for each, because memory that an earlier computation freed would be used again and hide what a later one needs.
+A process of its own for each, because memory that an earlier computation freed would be used again and hide what a later one needs. The allocator of
+a GPU counts what is in use, so there this process will do.
 """
 
 import re
@@ -23,6 +24,17 @@ def peak_growth_bytes(name: str, sizes: Sequence[int]) -> int:
     """Bytes that one call of the statistic called ``name``, forward and backward, adds to a process; ``sizes`` are T, B, D, M."""
     words = [sys.executable, "-m", "lewm.bench.memory", name, str(torch.get_num_threads()), *map(str, sizes)]
     return int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+
+
+def peak_growth_bytes_on_gpu(function: Callable[[], object]) -> int:
+    """Bytes that a call of a function adds to what is in use on the GPU; one call before it is not measured."""
+    function()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    function()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def main(words: Sequence[str]) -> int:

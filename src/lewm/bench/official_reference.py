@@ -79,7 +79,9 @@ def official_loss(
     rows = official_latents(weights, pixels, is_training=True, head_width=head_width)
     latents = rows.view(len(blocks), -1, rows.shape[-1])  # [B, T+1, D]
     predicted = official_predictions(weights, latents[:, :-1], blocks, is_training=True, head_width=head_width)
-    return (predicted - latents[:, 1:]).square().mean() + weight * literal_sigreg(latents.transpose(0, 1), directions)
+    difference = predicted - latents[:, 1:]
+    prediction_loss = difference.to(torch.promote_types(difference.dtype, torch.float32)).square().mean()
+    return prediction_loss + weight * literal_sigreg(latents.transpose(0, 1), directions)
 
 
 def _linear(weights: Weights, name: str, rows: Tensor) -> Tensor:

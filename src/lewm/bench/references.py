@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,17 +15,22 @@ from lewm.models.world_model import WorldModel
 
 
 def literal_sigreg(latents: Float[Tensor, "*batch B D"], directions: Float[Tensor, "D M"], knots: int = 17) -> Float[Tensor, ""]:
-    """SIGReg as the formula is written (LeJEPA, arXiv 2511.08544, eq. 12), with every cosine and sine in memory and torch's own gradient."""
-    positions = torch.linspace(0, 3, knots, dtype=latents.dtype)  # [K]
-    spacing = 3 / (knots - 1)
-    trapezoid = torch.full((knots,), 2 * spacing, dtype=latents.dtype)
-    trapezoid[0] = trapezoid[-1] = spacing
-    gaussian = torch.exp(-positions.square() / 2)
-    angles = (latents @ directions).unsqueeze(-1) * positions  # [..., B, M, K]
-    real_error = angles.cos().mean(-3) - gaussian
-    imaginary_error = angles.sin().mean(-3)
-    statistic = (real_error.square() + imaginary_error.square()) @ (trapezoid * gaussian) * latents.shape[-2]  # [..., M]
-    return statistic.mean()
+    """SIGReg as the formula is written (LeJEPA, arXiv 2511.08544, eq. 12), with every cosine and sine in memory and torch's own gradient.
+
+    In float32 at least, also under autocast.
+    """
+    with torch.autocast(latents.device.type, enabled=False):
+        latents = latents.to(torch.promote_types(latents.dtype, torch.float32))
+        positions = torch.linspace(0, 3, knots, dtype=latents.dtype, device=latents.device)  # [K]
+        spacing = 3 / (knots - 1)
+        trapezoid = torch.full_like(positions, 2 * spacing)
+        trapezoid[0] = trapezoid[-1] = spacing
+        gaussian = torch.exp(-positions.square() / 2)
+        angles = (latents @ directions).unsqueeze(-1) * positions  # [..., B, M, K]
+        real_error = angles.cos().mean(-3) - gaussian
+        imaginary_error = angles.sin().mean(-3)
+        statistic: Tensor = (real_error.square() + imaginary_error.square()) @ (trapezoid * gaussian) * latents.shape[-2]  # [..., M]
+        return statistic.mean()
 
 
 def plain_two_room_frame(moment: np.void, size_px: int) -> np.ndarray:
@@ -71,6 +76,13 @@ def float_pixels(frames: np.ndarray, mean: Sequence[float], std: Sequence[float]
     """uint8 [..., Y, X, 3] -> normalised float32, made on the CPU before the model sees it."""
     pixels = torch.from_numpy(frames.reshape(-1, *frames.shape[-3:]).astype(np.float32) / np.float32(255))
     return (pixels.permute(0, 3, 1, 2) - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+def float_pixels_there(frames: UInt8[Tensor, "*R Y X 3"], mean: Sequence[float], std: Sequence[float]) -> Float[Tensor, "_ 3 Y X"]:
+    """The same on the device where the frames are."""
+    pixels = frames.reshape(-1, *frames.shape[-3:]).permute(0, 3, 1, 2).float() / 255
+    shift, scale = torch.tensor([mean, std], device=frames.device)[:, :, None, None].unbind()
+    return (pixels - shift) / scale
 
 
 def plain_lewm_loss(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
@@ -55,6 +55,8 @@ BENCHES = Table("bench", _ENTRIES)
 """Name -> a function ``measure(options: BenchOptions) -> list[Row]``. To add one, write its file and add its line here."""
 ORDER = tuple(_ENTRIES)
 """In which they run when all of them do."""
+ON_DEVICES = ("sigreg", "train", "paper", "plan")
+"""Those that have a meaning on a GPU: all that run on one when no name is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,8 @@ class BenchOptions:
     """Tiny sizes, to see that everything runs: the figures mean nothing."""
     use_compile: bool = False
     """Also measure compiled code."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where networks run."""
 
 
 def run_benches(
@@ -78,10 +82,11 @@ def run_benches(
     """Run benchmarks one after the other and return the result, ready for JSON.
 
     ``num_threads`` is torch's (default: as it is). ``done`` is told each benchmark's name, its rows and the result so far as soon as they are there.
-    ``UnknownNameError`` for a name that is in no table, before any is run.
+    ``UnknownNameError`` for a name that is in no table, before any is run, and ``ConfigError`` for one that has no meaning on the device.
     """
     for name in names:
         BENCHES.entry(name)
+    _check_device(names, options.device)
     if num_threads is not None and num_threads < 1:
         raise ConfigError(f"num_threads must be at least 1, got {num_threads}")
     start_s = time.perf_counter()
@@ -92,7 +97,7 @@ def run_benches(
             "command": command,
             "is_quick": options.is_quick,
             "benches": benches,
-            "hardware": {"processor": hardware(), "num_cores": os.cpu_count(), "num_threads": threads},
+            "hardware": {"processor": hardware(), "num_cores": os.cpu_count(), "num_threads": threads} | _device_name(options.device),
             "versions": versions(),
             "commit": commit(),
             "duration_s": 0.0,
@@ -137,6 +142,25 @@ def commit() -> str | None:
         return git(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _check_device(names: Sequence[str], device: str) -> None:
+    if device == "cpu":
+        return
+    others = [name for name in names if name not in ON_DEVICES]
+    if others:
+        raise ConfigError(f"bench {others[0]!r} runs on the device cpu only, and {device} was asked for: {', '.join(ON_DEVICES)} run on a device")
+    from lewm.devices import check_device
+
+    check_device(device)
+
+
+def _device_name(device: str) -> dict[str, str]:
+    if device == "cpu":
+        return {}
+    import torch
+
+    return {"device": torch.cuda.get_device_name()}
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Fair timing of two or more ways to do the same thing, and the row of a table that comes out of it.
 
-The contenders take turns (A B A B ...) in one process, after a warm-up, so that a machine that slows down slows all of them down.
+The contenders take turns (A B A B ...) in one process, after a warm-up, so that a machine that slows down slows all of them down. A GPU has done all
+that a contender asked of it before the clock is read.
 """
 
 import statistics
@@ -85,18 +86,26 @@ class Row:
         return row | {"details": dict(self.details)}
 
 
-def take_turns(contenders: Mapping[str, Contender], *, num_rounds: int, num_warmups: int = 1) -> dict[str, list[float]]:
-    """Seconds per unit of amount for each contender and round: every round runs each of them once, in the order given."""
+def take_turns(contenders: Mapping[str, Contender], *, num_rounds: int, num_warmups: int = 1, device: str = "cpu") -> dict[str, list[float]]:
+    """Seconds per unit of amount for each contender and round: every round runs each of them once, in the order given, on ``device``."""
     for _ in range(num_warmups):
         for contender in contenders.values():
             contender.function()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(num_rounds):
         for name, contender in contenders.items():
+            wait_for(device)
             start_s = time.perf_counter()
             contender.function()
+            wait_for(device)
             seconds[name].append((time.perf_counter() - start_s) / contender.amount)
     return seconds
+
+
+def wait_for(device: str) -> None:
+    """Return when a device has done all that was asked of it; a CPU always has."""
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def milliseconds(seconds: Sequence[float]) -> Spread:

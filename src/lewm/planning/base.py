@@ -4,6 +4,7 @@ Axes: E episode, S candidate, P proposal, K elite, H context, T model step, A ac
 s label, V view, Y X image.
 """
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,8 +44,8 @@ class BlockSpace:
         return self.action_spec.block_dimension(self.action_block)
 
     def per_block(self, values: Sequence[float], device: torch.device) -> Float[Tensor, " A"]:
-        """Per-env-step values [a], repeated for each env step of a block."""
-        return torch.tensor(tuple(values), dtype=torch.float32, device=device).repeat(self.action_block)
+        """Per-env-step values [a], repeated for each env step of a block; not to be changed in place."""
+        return _repeated(tuple(values), self.action_block, device)
 
     def typical(self, device: torch.device) -> Float[Tensor, " A"]:
         """What is known of a block before any search: the mean of the training actions, or the same probability for every choice."""
@@ -68,6 +69,10 @@ class LinearReadout:
     def read(self, latents: Float[Tensor, "*E D"]) -> Float[Tensor, "*E s"]:
         """The labels, in the unit of the map (standard deviations of the training labels where it decides a goal cost)."""
         return latents @ self.weights.to(latents) + self.bias.to(latents)
+
+    def on(self, device: torch.device) -> "LinearReadout":
+        """The same on a device: copied once, and not at every reading."""
+        return LinearReadout(weights=self.weights.to(device), bias=self.bias.to(device))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +139,13 @@ class Policy(Protocol):
 
     def select(self, state: Any, episodes: np.ndarray) -> Any:
         """The state of some of the episodes (bool [E] or indices): finished ones drop out of the batch."""
+
+
+@functools.lru_cache(maxsize=64)
+def _repeated(values: tuple[float, ...], count: int, device: torch.device) -> Float[Tensor, " A"]:
+    """Kept, because a copy to a GPU waits for all that it has still to do, and a search asks in every iteration."""
+    with torch.inference_mode(False):  # it may be asked for again outside
+        return torch.tensor(values, dtype=torch.float32, device=device).repeat(count)
 
 
 def one_hot_choices(blocks: Float[Tensor, "*E A"], num_choices: int) -> Float[Tensor, "*E A"]:

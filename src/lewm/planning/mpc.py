@@ -21,6 +21,7 @@ from lewm.errors import PlanningError
 from lewm.models.world_model import WorldModel
 from lewm.planning.base import BlockSpace, LinearReadout, Plan, Planner, check_kind
 from lewm.planning.costs import ImaginedCost, Rollout
+from lewm.planning.cuda_graphs import GraphedRollout
 from lewm.planning.distributions import search_dtype
 from lewm.planning.frame_stacks import empty_frames, stacked, still, with_newest
 from lewm.planning.proposing import ProposalRequest, distance_of, proposer_of
@@ -88,8 +89,8 @@ class MPCPolicy:
             raise PlanningError("planner.action_penalty has no meaning for choices: every one is as large as the others; set it to 0")
         self.model = as_precise(model, config.precision)
         self.config = config
-        self.rollout: Rollout = torch.compile(self.model.rollout) if config.use_compile else self.model.rollout
-        self.readout = None if config.goal == "latent" else readout
+        self.rollout = rollout_of(self.model, config)
+        self.readout = None if config.goal == "latent" or readout is None else readout.on(self.device)
         self.planner: Planner = PLANNERS.load(config.name)(config)
         self.heads = {name: as_precise(head, config.precision) if isinstance(head, nn.Module) else head for name, head in (heads or {}).items()}
         self.distance = LabelDistance(readout=self.readout) if self.readout is not None else distance_of(config, self.heads)
@@ -323,6 +324,19 @@ class MPCPolicy:
             blocks = blocks.clone()
             blocks[ended] = torch.cat([blocks[ended, 1:], current[ended, None]], dim=1)
         return actions, dataclasses.replace(state, blocks=blocks, env_step=state.env_step + 1, plan_block=state.plan_block + ends_block)
+
+
+def rollout_of(model: WorldModel, config: PlannerConfig) -> Rollout:
+    """The model's imagination as the settings want it run; ``PlanningError`` for CUDA graphs of a model that is on no such device."""
+    rollout: Rollout = torch.compile(model.rollout) if config.use_compile else model.rollout
+    if not config.use_cuda_graphs:
+        return rollout
+    device = next(model.parameters()).device.type
+    if device != "cuda":
+        raise PlanningError(
+            f"planner.use_cuda_graphs needs a model on the device cuda, and this one is on {device}: move it there, or set it to false"
+        )
+    return GraphedRollout(rollout)
 
 
 def as_precise(network: NetworkT, precision: str) -> NetworkT:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 
@@ -16,6 +16,11 @@ def episode_generator(episode_seed: int, plan_index: int, iteration: int) -> np.
     key = np.array([episode_seed & 0xFFFF_FFFF_FFFF_FFFF, 0], dtype=np.uint64)
     counter = np.array([0, 0, iteration, plan_index], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def moved(numbers: Shaped[Tensor, "*E"], device: torch.device) -> Shaped[Tensor, "*E"]:
+    """The numbers on a device: to a GPU from pinned memory, so that the next ones are drawn while it is still busy with these."""
+    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)
 
 
 def smoothed_noise(

@@ -31,6 +31,7 @@ FIXED = {
     "proposals": "",
     "precision": "32-true",
     "use_compile": False,
+    "use_cuda_graphs": False,
 }
 """Planner settings that are the cost model's business, or that this agent does not have."""
 
