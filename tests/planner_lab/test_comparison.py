@@ -117,6 +117,15 @@ def test_a_directory_with_a_comparison_on_other_pairs_is_refused(stopped_and_don
     plan, out, _, _ = stopped_and_done
     with pytest.raises(ConfigError, match="holds a comparison with num_pairs 4, not 6"):
         run_comparison(plan_of(plan.runs, plan.data, num_pairs=6), out, say=lambda text: None)
+    with pytest.raises(ConfigError, match="holds a comparison with is_stitched False, not True"):
+        run_comparison(plan_of(plan.runs, plan.data, is_stitched=True), out, say=lambda text: None)
+
+
+@pytest.mark.parametrize("kind", ["is_stitched", "is_rest_start"])
+def test_the_kind_of_pairs_reaches_those_who_make_them(kind: str, runs: tuple[Path, ...], data: Path, tmp_path: Path) -> None:
+    """Two-room has neither ways to stitch nor velocities, and says so."""
+    with pytest.raises(ConfigError, match="stitched|rest"):
+        run_comparison(plan_of(runs, data, **{kind: True}), tmp_path / "out", say=lambda text: None)
 
 
 def test_a_table_of_nothing_is_refused(runs: tuple[Path, ...], data: Path, tmp_path: Path) -> None:
@@ -172,9 +181,8 @@ def test_a_result_of_other_settings_is_not_taken_for_the_cells(stopped_and_done)
 
 def test_what_goes_wrong_in_a_cell_is_kept_and_forgotten_when_it_succeeds(stopped_and_done, tmp_path: Path) -> None:
     plan, out, _, _ = stopped_and_done
-    place = CellPlace(
-        env="two-room", env_options=OPTIONS, strata=("same-room",), seed=0, data=plan.data, pairs=out / "pairs" / "D8.json", out=tmp_path
-    )
+    settings = {"strata": ("same-room",), "seed": 0}
+    place = CellPlace(env="two-room", env_options=OPTIONS, pair_settings=settings, data=plan.data, pairs=out / "pairs" / "D8.json", out=tmp_path)
     wrong = Cell(method="serach", run_name="simulator", distance=8, num_pairs=2)
     run_cell(wrong, place)
     assert "Did you mean 'search'?" in (error_of(wrong, tmp_path) or "")

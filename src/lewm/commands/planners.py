@@ -32,6 +32,10 @@ class PlannersArguments:
     """Start/goal pairs per distance and stratum; the slow methods (cem-paper and those with gradients) are tried on the first half."""
     strata: str | None = None
     """Kinds of pair, the one that is shown first, with commas between; default: the world's headline alone."""
+    rest_start: bool = False
+    """Set the velocities of starts and goals to zero."""
+    stitched: bool = False
+    """Take start and goal from different episodes, in mazes: distances are then the most env steps that the shortest way takes."""
     seed: int = 0
     """Seed of the pairs."""
     train_heads: bool = False
@@ -70,6 +74,8 @@ def planners(words: Sequence[str]) -> None:
         num_pairs=arguments.episodes,
         methods=ComparisonPlan.methods if arguments.methods is None else _names(arguments.methods),
         strata=None if arguments.strata is None else _names(arguments.strata),
+        is_rest_start=arguments.rest_start,
+        is_stitched=arguments.stitched,
         seed=arguments.seed,
         is_training_heads=arguments.train_heads,
         head_steps=arguments.head_steps,

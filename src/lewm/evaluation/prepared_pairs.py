@@ -76,11 +76,9 @@ class PreparedPairs:
         return cls(manifest=manifest, references=found)
 
 
-def prepare_pairs(
-    env: str, env_options: dict[str, Any], *, distances: Sequence[int], num_pairs: int, seed: int = 0, strata: Sequence[str] | None = None
-) -> PreparedPairs:
-    """Pairs of protocol ``heldout``, of all the world's strata or of those asked for, and the scripted policies tried on them."""
-    manifest = make_pairs(env, env_options, distances=distances, num_pairs=num_pairs, seed=seed, strata=strata)
+def prepare_pairs(env: str, env_options: dict[str, Any], *, distances: Sequence[int], num_pairs: int, **settings: Any) -> PreparedPairs:
+    """Pairs of protocol ``heldout`` with the scripted policies tried on them; ``settings`` are others of ``make_pairs``."""
+    manifest = make_pairs(env, env_options, distances=distances, num_pairs=num_pairs, **settings)
     return PreparedPairs(manifest=manifest, references=run_references(manifest))
 
 

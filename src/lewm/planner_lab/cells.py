@@ -49,8 +49,8 @@ class CellPlace:
 
     env: str
     env_options: dict[str, Any]
-    strata: tuple[str, ...]
-    seed: int
+    pair_settings: dict[str, Any]
+    """Of ``make_pairs``: seed, strata and kind."""
     data: Path
     pairs: Path
     """Prepared pairs of the cell's distance, at least as many as it needs."""
@@ -107,7 +107,7 @@ def data_for(planner: PlannerConfig, env: str, data: Path) -> Path | None:
 
 
 def _evaluated(cell: Cell, place: CellPlace, prepared: PreparedPairs) -> dict[str, Any]:
-    pairs: dict[str, Any] = {"distances": (cell.distance,), "seed": place.seed, "strata": place.strata, "prepared": prepared}
+    pairs: dict[str, Any] = {"distances": (cell.distance,), "prepared": prepared} | place.pair_settings
     if cell.run is None:
         from lewm.evaluation.success import evaluate_scripted
 

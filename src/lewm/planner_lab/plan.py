@@ -37,6 +37,10 @@ class ComparisonPlan:
     """Per distance and stratum."""
     strata: tuple[str, ...] | None = None
     """Kinds of pair, the one that is shown first; default: the world's headline alone."""
+    is_rest_start: bool = False
+    """Whether pairs start and end without velocity."""
+    is_stitched: bool = False
+    """Whether start and goal come from different episodes, in mazes."""
     seed: int = 0
     """Of the pairs."""
     is_training_heads: bool = False
@@ -47,6 +51,11 @@ class ComparisonPlan:
     """Episodes that decisions are timed on; 0: none are."""
     device: str = "cpu"
     """Where cells run, heads are trained and decisions are timed; what is finished is finished on any of them."""
+
+    @property
+    def kind_of_pairs(self) -> dict[str, bool]:
+        """Settings of ``make_pairs`` besides strata, distance, number and seed."""
+        return {"is_rest_start": self.is_rest_start, "is_stitched": self.is_stitched}
 
     def __post_init__(self) -> None:
         check_methods(self.methods)
@@ -145,15 +154,17 @@ def check_place(plan: ComparisonPlan, ground: Ground, out: Path) -> None:
         "num_pairs": plan.num_pairs,
         "strata": ground.strata,
         "seed": plan.seed,
+        **plan.kind_of_pairs,
     }
     identity = json.loads(json.dumps(identity))
     path = out / PLAN_FILE
     if path.is_file():
         before = json.loads(path.read_text())
         for name, value in identity.items():
-            if before.get(name) != value:
+            there = before.get(name, False if name in plan.kind_of_pairs else None)  # older plans know ordinary pairs only
+            if there != value:
                 raise ConfigError(
-                    f"{str(out)!r} holds a comparison with {name} {before.get(name)!r}, not {value!r}; continue it as it was, or choose another --out"
+                    f"{str(out)!r} holds a comparison with {name} {there!r}, not {value!r}; continue it as it was, or choose another --out"
                 )
     elif out.exists() and any(out.iterdir()):
         raise ConfigError(f"{str(out)!r} already exists and holds no comparison; choose another --out")

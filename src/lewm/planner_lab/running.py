@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lewm.checkpoint import checkpoint_sha256, find_checkpoint, load_checkpoint
 from lewm.devices import check_device
@@ -115,7 +116,7 @@ def _prepare(plan: ComparisonPlan, ground: Ground, distance: int, out: Path, say
         except DataError as error:
             say(f"{error}; making them again")
     say(f"making {plan.num_pairs} pairs per stratum of {ground.env} at D = {distance}, and their floors")
-    prepared = prepare_pairs(ground.env, ground.env_options, distances=(distance,), num_pairs=plan.num_pairs, seed=plan.seed, strata=ground.strata)
+    prepared = prepare_pairs(ground.env, ground.env_options, distances=(distance,), num_pairs=plan.num_pairs, **_pair_settings(plan, ground))
     prepared.save(path)
     return prepared
 
@@ -189,12 +190,15 @@ def _measure_latency(plan: ComparisonPlan, ground: Ground, out: Path, say: Say) 
             say(f"timed {name}: {measured[name].get('error') or '{p50_ms:.1f} ms a decision'.format(**measured[name])}")
 
 
+def _pair_settings(plan: ComparisonPlan, ground: Ground) -> dict[str, Any]:
+    return {"seed": plan.seed, "strata": ground.strata, **plan.kind_of_pairs}
+
+
 def _place(cell: Cell, plan: ComparisonPlan, ground: Ground, out: Path) -> CellPlace:
     return CellPlace(
         env=ground.env,
         env_options=ground.env_options,
-        strata=ground.strata,
-        seed=plan.seed,
+        pair_settings=_pair_settings(plan, ground),
         data=plan.data,
         pairs=_pairs_path(out, cell.distance),
         out=out,

@@ -87,6 +87,7 @@ def summarise(plan: ComparisonPlan, out: Path, *, command: str = "") -> dict[str
         "env": ground.env,
         "env_options": ground.env_options,
         "stratum": ground.strata[0],
+        **plan.kind_of_pairs,
         "runs": {run.name: run.sha256 for run in ground.runs},
         "dataset_sha256": ground.dataset_sha256,
         "num_pairs": plan.num_pairs,
