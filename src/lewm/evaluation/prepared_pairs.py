@@ -76,9 +76,11 @@ class PreparedPairs:
         return cls(manifest=manifest, references=found)
 
 
-def prepare_pairs(env: str, env_options: dict[str, Any], *, distances: Sequence[int], num_pairs: int, **settings: Any) -> PreparedPairs:
+def prepare_pairs(
+    env: str, env_options: dict[str, Any], *, distances: Sequence[int], num_pairs: int, seed: int = 0, **settings: Any
+) -> PreparedPairs:
     """Pairs of protocol ``heldout`` with the scripted policies tried on them; ``settings`` are others of ``make_pairs``."""
-    manifest = make_pairs(env, env_options, distances=distances, num_pairs=num_pairs, **settings)
+    manifest = make_pairs(env, env_options, distances=distances, num_pairs=num_pairs, seed=seed, **settings)
     return PreparedPairs(manifest=manifest, references=run_references(manifest))
 
 
