@@ -92,5 +92,5 @@ def test_without_a_name_only_what_runs_on_the_device_is_run(capsys: pytest.Captu
 
 def test_a_result_of_a_cpu_names_no_other_device(tmp_path):
     file = tmp_path / "bench.json"
-    assert main(["bench", "sigreg", "--quick", "--device", "cpu", "--num-threads", "1", "--json", str(file)]) == 0
+    assert main(["bench", "render", "--quick", "--device", "cpu", "--num-threads", "1", "--json", str(file)]) == 0
     assert set(json.loads(file.read_text())["hardware"]) == {"processor", "num_cores", "num_threads"}

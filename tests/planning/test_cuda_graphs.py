@@ -104,6 +104,28 @@ def test_a_new_weight_in_the_old_place_counts_at_the_next_replay():
     assert not torch.equal(before, after)
 
 
+@on_a_gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")
+@pytest.mark.parametrize("name", ["cem", "icem", "mppi", "predictive-sampling"])
+def test_a_search_does_not_wait_for_the_device_between_its_iterations(name):
+    policy, num_calls = MPCPolicy(make_model("cuda"), SMALL.switched(name)), 0
+    context, goals = torch.randn(2, 1, 48, device="cuda"), torch.randn(2, 48, device="cuda")
+    imagined = policy.cost(context, torch.zeros(2, 0, 10, device="cuda"), goals)
+
+    def cost(candidates: torch.Tensor) -> torch.Tensor:
+        nonlocal num_calls
+        num_calls += 1
+        costs = imagined(candidates)
+        torch.cuda.set_sync_debug_mode("error" if num_calls < SMALL.num_iterations else "default")
+        return costs
+
+    try:
+        policy.planner.plan(cost, policy.space, horizon_model_steps=3, seeds=[(0, 0), (1, 0)], device=torch.device("cuda"))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert num_calls >= SMALL.num_iterations
+
+
 def test_graphs_of_a_model_on_a_cpu_are_refused_with_advice():
     with pytest.raises(PlanningError, match=r"use_cuda_graphs needs a model on the device cuda, and this one is on cpu: move it there, or set it to"):
         MPCPolicy(make_model("cpu"), SMALL.switched("cem", use_cuda_graphs=True))

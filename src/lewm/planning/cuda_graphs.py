@@ -15,7 +15,7 @@ from lewm.planning.costs import Rollout
 MOST_GRAPHS = 16
 """Sizes that are kept: one for each number of episodes, of candidates and of context latents. They share memory, but each keeps its own result."""
 NUM_WARMUPS = 2
-"""Calls before one is recorded: libraries allocate, and a compiled rollout compiles."""
+"""Calls before one is recorded: in them libraries allocate what they keep, and a compiled rollout compiles."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,7 @@ class GraphedRollout:
         self._rollout, self._most_graphs = rollout, most_graphs
         self._recordings: dict[Any, Recording] = {}  # in the order of their last use
         self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # one for all: libraries allocate for each stream that they see
 
     def __call__(
         self, context: Float[Tensor, "E H D"], past_blocks: Float[Tensor, "E H-1 A"], candidates: Float[Tensor, "E S T A"]
@@ -64,17 +65,16 @@ class GraphedRollout:
         with torch.inference_mode(False):  # inputs that were made in inference mode could not be written to outside it
             inputs = tuple(argument.detach().clone() for argument in arguments)
         context, past_blocks, candidates = inputs
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
             for _ in range(NUM_WARMUPS):
                 self._rollout(context, past_blocks, candidates)
-        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.current_stream().wait_stream(self._stream)
         # Weights that autocast has rounded already would be read from memory that is free again when the graph is replayed, and those that it
         # rounds while recording belong to the graph.
         torch.clear_autocast_cache()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             output = self._rollout(context, past_blocks, candidates)
         torch.clear_autocast_cache()
         return Recording(graph=graph, inputs=inputs, output=output)
