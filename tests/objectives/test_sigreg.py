@@ -255,3 +255,14 @@ def test_what_is_traced_for_compilation_is_the_same_statistic_with_the_same_grad
     """In a process of its own, because shape checks cannot be traced."""
     done = subprocess.run([sys.executable, "-c", TRACED], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_all_knots_at_once_are_the_knots_one_after_another():
+    """The way of GPUs, where small operations cost more than large ones."""
+    projections = torch.randn(2, 9, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weights = torch.randn(16, 2, 2, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = []
+    for sweep in (sigreg_module._sweep, sigreg_module._sweep_at_once):
+        sums = projections.new_empty(16, 2, 2, 5)
+        found.append((sums, sweep(projections, 17, sums, lambda row, sums=sums: weights[row] * sums[row])))
+    torch.testing.assert_close(found[1], found[0])

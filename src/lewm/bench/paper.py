@@ -67,15 +67,16 @@ class Arithmetic:
 def measure(options: BenchOptions) -> list[Row]:
     """Optimiser steps per second: forward, backward, clipping, AdamW; without reading data.
 
-    On a GPU with the batch of the preset, in float32 and with autocast to bfloat16 as training does it, and with ``use_compile`` also with encoder
-    and predictor compiled as training does it.
+    On a GPU with the batch of the preset, in float32 and with autocast to bfloat16 as training does it, and with ``use_compile`` the latter also with
+    encoder and predictor compiled as training does it.
     """
     if options.device == "cpu":
         return [_row(Arithmetic(), options)]
     if options.use_compile:
         require_compiler(options.device)
-    forms = (False, True) if options.use_compile else (False,)
-    return [_row(Arithmetic(is_half=is_half, is_compiled=is_compiled), options) for is_half in (False, True) for is_compiled in forms]
+    eager = [Arithmetic(is_half=is_half, is_compiled=False) for is_half in (False, True)]
+    compiled = [Arithmetic(is_half=True, is_compiled=True)] if options.use_compile else []
+    return [_row(arithmetic, options) for arithmetic in (*eager, *compiled)]
 
 
 def _row(arithmetic: Arithmetic, options: BenchOptions) -> Row:

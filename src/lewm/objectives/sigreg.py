@@ -5,7 +5,8 @@ W wave (0 cosine, 1 sine).
 
 The knots are equispaced, so cos(k a) and sin(k a) of every projection follow from those of a = x dt by Chebyshev's recurrence
 ``cos((k+1) a) = 2 cos(a) cos(k a) - cos((k-1) a)`` (the same for the sine). Sums over the batch and gradients accumulate knot by knot in a few
-buffers, for a chunk of directions at a time: memory depends neither on the number of knots nor, beyond a chunk, on that of directions.
+buffers, for a chunk of directions at a time: memory depends neither on the number of knots nor, beyond a chunk, on that of directions. On a GPU,
+where starting so many small operations takes longer than doing them, all knots of a (smaller) chunk are handled at once.
 """
 
 import hashlib
@@ -20,13 +21,15 @@ from torch.nn import functional
 
 from lewm.errors import ConfigError
 
+Row = int | slice
+"""Of tensors with an axis of knots but the first."""
 Reduce = Callable[[Tensor], Tensor]
 """Adds up a tensor over all processes, in a way that autograd sees."""
 
 LAST_KNOT = 3.0
 """The characteristic function is compared on [0, 3]."""
-CHUNK_NUMBERS = {"cpu": 2**18, "default": 2**23}
-"""Projections [L, B, m] handled at once: on a CPU few enough for the buffers to stay in its caches."""
+CHUNK_NUMBERS = {"cpu": 2**18, "default": 2**20}
+"""Projections [L, B, m] handled at once: on a CPU few enough for the buffers to stay in its caches, elsewhere for 2 (K - 1) floats of each."""
 
 
 def random_directions(dimension: int, count: int, *, seed: int, step: int = 0, device: torch.device | str = "cpu") -> Float[Tensor, "D M"]:
@@ -73,7 +76,7 @@ class _Statistic(torch.autograd.Function):
         num_leading, count, _ = latents.shape
         weights, targets = _weights(knots, latents), _targets(knots, latents)
         scale = count / (num_leading * directions.shape[1])
-        slopes = 2 * scale / count * weights * _positions(knots, latents)
+        slopes = (2 * scale / count * weights * _positions(knots, latents)).view(-1, 1, 1, 1)
         needs_gradient = ctx.needs_input_grad[0]
         gradient = torch.zeros_like(latents) if needs_gradient else None
         total = latents.new_zeros(())
@@ -81,9 +84,9 @@ class _Statistic(torch.autograd.Function):
             chunk = directions[:, columns]
             sums = latents.new_empty(knots - 1, 2, num_leading, chunk.shape[1])
 
-            def coefficient(knot: int, sums: Tensor = sums) -> Tensor:
-                cosine, sine = sums[knot - 1] / count - targets[knot - 1]
-                return torch.stack([sine, -cosine]) * slopes[knot - 1]  # d cos = -sin, d sin = cos
+            def coefficient(row: Row, sums: Tensor = sums) -> Tensor:
+                cosine, sine = (sums[row] / count - targets[row]).unbind(-3)
+                return torch.stack([sine, -cosine], dim=-3) * slopes[row]  # d cos = -sin, d sin = cos
 
             pulled = _sweep(latents @ chunk, knots, sums, coefficient if needs_gradient else None)
             total += ((sums / count - targets).square().sum((1, 2, 3)) * weights).sum()
@@ -148,7 +151,7 @@ class _WaveSums(torch.autograd.Function):
         with torch.autocast(latents.device.type, enabled=False):
             for columns in _chunks(latents, directions):
                 chunk, own = directions[:, columns], coefficients[..., columns]
-                part = _sweep(latents @ chunk, ctx.knots, None, lambda knot, own=own: own[knot - 1])  # type: ignore[misc]
+                part = _sweep(latents @ chunk, ctx.knots, None, lambda row, own=own: own[row])  # type: ignore[misc]
                 assert part is not None
                 pulled += part @ chunk.T
         return pulled, None, None
@@ -158,12 +161,14 @@ def _sweep(
     projections: Float[Tensor, "L B m"],
     knots: int,
     sums: Float[Tensor, "J W L m"] | None,
-    coefficient: Callable[[int], Tensor] | None,
+    coefficient: Callable[[Row], Tensor] | None,
 ) -> Float[Tensor, "L B m"] | None:
     """One pass over all knots: fill ``sums`` with the batch sums of the waves and return the sum over knots of coefficient * wave.
 
-    ``coefficient`` gives [W, L, m] for a knot; it is asked right after that knot's sums are there.
+    ``coefficient`` gives [W, L, m] for a knot, or [J, W, L, m] for all of them; it is asked right after these knots' sums are there.
     """
+    if projections.device.type != "cpu":
+        return _sweep_at_once(projections, knots, sums, coefficient)
     gradient = torch.zeros_like(projections).repeat(2, 1, 1, 1) if coefficient else None
     for knot, sign, wave in _waves(projections, knots):
         if sums is not None:
@@ -171,8 +176,24 @@ def _sweep(
             if sign < 0:
                 sums[knot - 1].neg_()
         if gradient is not None and coefficient is not None:
-            gradient.addcmul_(wave, coefficient(knot)[:, :, None], value=sign)
+            gradient.addcmul_(wave, coefficient(knot - 1)[:, :, None], value=sign)
     return gradient[0].add_(gradient[1]) if gradient is not None else None
+
+
+def _sweep_at_once(
+    projections: Float[Tensor, "L B m"],
+    knots: int,
+    sums: Float[Tensor, "J W L m"] | None,
+    coefficient: Callable[[Row], Tensor] | None,
+) -> Float[Tensor, "L B m"] | None:
+    """``_sweep`` in few operations and much memory: every wave is there at the same time."""
+    angles = projections * _positions(knots, projections).view(-1, 1, 1, 1)
+    waves = angles.new_empty(knots - 1, 2, *projections.shape)  # [J, W, L, B, m]
+    torch.cos(angles, out=waves[:, 0])
+    torch.sin(angles, out=waves[:, 1])
+    if sums is not None:
+        torch.sum(waves, dim=-2, out=sums)
+    return waves.mul_(coefficient(slice(None)).unsqueeze(-2)).sum((0, 1)) if coefficient else None
 
 
 def _waves(projections: Tensor, knots: int) -> Iterator[tuple[int, int, Tensor]]:
