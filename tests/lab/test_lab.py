@@ -14,9 +14,10 @@ from lewm.config_files import load_preset
 from lewm.errors import ConfigError, LewmError
 from lewm.evaluation.intervals import separation
 from lewm.evaluation.prepared_pairs import PreparedPairs
-from lewm.lab.cells import CellSize
+from lewm.lab import running
+from lewm.lab.cells import CellSize, read_cell, run_cell
 from lewm.lab.figures import draw, draw_sweep
-from lewm.lab.grid import SEVEN, STRESSED_WORLDS, TRIALS, WORLDS, Cell, config_of, grid, trials_of, tuning_cells
+from lewm.lab.grid import SEVEN, STRESSED_WORLDS, TRIALS, TUNING_SEED, WORLDS, Cell, config_of, grid, trials_of, tuning_cells
 from lewm.lab.running import LabPlan, choose, run_lab
 from lewm.lab.summary import early_warning, first_look, summarise, table
 from lewm.lab.sweep import SWEPT, WEIGHTS, summarise_sweep, sweep_cells, sweep_settings, sweep_table
@@ -99,6 +100,21 @@ def test_a_lab_that_was_stopped_goes_on_without_repeating_a_finished_cell(tmp_pa
     assert (tmp_path / "lab.png").stat().st_size > 5000
     with pytest.raises(ConfigError, match=r"holds a lab with episode_share 0\.02, not 1\.0"):
         run_lab(LabPlan(objectives=("lewm",), worlds=("two-room",), size=TINY.size), out, say=said.append)
+
+
+def test_a_trial_is_run_on_pairs_of_its_own(tmp_path: Path) -> None:
+    out, hashes = tmp_path / "lab", []
+    running._collect(TINY, out, "two-room", lambda text: None)
+    for cell in (Cell("none", "two-room", TUNING_SEED, trial=0), Cell("none", "two-room", 0)):
+        running._prepare(cell, TINY, out, lambda text: None)
+        data, pairs, directory = running._places(out, cell)
+        run_cell(cell, {}, TINY.size, data, pairs, directory)
+        record = read_cell(directory)
+        assert record is not None
+        assert "error" not in record
+        assert record["manifest_sha256"] == PreparedPairs.load(pairs).manifest.sha256
+        hashes.append(record["manifest_sha256"])
+    assert hashes[0] != hashes[1]
 
 
 def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:

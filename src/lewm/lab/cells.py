@@ -75,6 +75,7 @@ def _measured(cell: Cell, settings: Settings, size: CellSize, data: Path, pairs:
         out,
         distances=(distance,),
         episodes=size.num_pairs,
+        seed=cell.pair_seed,
         data=data if kind_of_comparison(config.planner, EpisodeStore(data).env["name"]) == "labels" else None,
         prepared=PreparedPairs.load(pairs),
         num_latency_episodes=0,  # what a plan costs is not asked here, where cells share a machine

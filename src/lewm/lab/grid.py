@@ -82,6 +82,11 @@ class Cell:
         return self.trial >= 0 and not self.is_sweep
 
     @property
+    def pair_seed(self) -> int:
+        """Of the start/goal pairs that it is tried on: settings are chosen on other pairs than those that are reported."""
+        return TUNING_SEED if self.is_tuning else 0
+
+    @property
     def key(self) -> str:
         """Names the cell's directory."""
         words = [self.objective, self.world.replace("/", "_"), f"seed{self.seed}"]

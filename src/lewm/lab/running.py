@@ -21,7 +21,7 @@ from lewm.envs.stress import FAMILY
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation.prepared_pairs import PreparedPairs, prepare_pairs
 from lewm.lab.cells import CellSize, read_cell, run_cell
-from lewm.lab.grid import SEVEN, TUNED_WORLD, TUNING_SEED, WORLDS, Cell, Device, Settings, grid, lab_world, trials_of, tuning_cells
+from lewm.lab.grid import SEVEN, TUNED_WORLD, WORLDS, Cell, Device, Settings, grid, lab_world, trials_of, tuning_cells
 from lewm.lab.sweep import sweep_cells, sweep_settings
 from lewm.registry import OBJECTIVES
 from lewm.run_directory import write_json
@@ -138,23 +138,19 @@ def _collect(plan: LabPlan, out: Path, world: str, say: Say) -> None:
     )
 
 
-def _prepare(plan: LabPlan, out: Path, world: str, say: Say, *, is_trial: bool) -> None:
-    """Make the pairs of a world and try the scripted policies on them, unless that is done: no cell's model has a part in it.
-
-    Settings are chosen on other pairs than those that are reported.
-    """
-    path = _pairs(out, world, is_trial=is_trial)
+def _prepare(cell: Cell, plan: LabPlan, out: Path, say: Say) -> None:
+    """Make the pairs of a cell and try the scripted policies on them, unless that is done: no cell's model has a part in it."""
+    path = _pairs(out, cell)
     if path.is_file():
         try:
             PreparedPairs.load(path)
             return
         except DataError as error:
             say(f"{error}; making them again")
-    env = EpisodeStore(_data(out, world)).env
+    env = EpisodeStore(_data(out, cell.world)).env
     say(f"making {plan.size.num_pairs} pairs per stratum of {env['name']} and their floors")
-    distances = (lab_world(world).distance_env_steps,)
-    seed = TUNING_SEED if is_trial else 0
-    prepare_pairs(env["name"], dict(env["options"]), distances=distances, num_pairs=plan.size.num_pairs, seed=seed).save(path)
+    distances = (lab_world(cell.world).distance_env_steps,)
+    prepare_pairs(env["name"], dict(env["options"]), distances=distances, num_pairs=plan.size.num_pairs, seed=cell.pair_seed).save(path)
 
 
 def _run(cells: Sequence[Cell], settings: dict[Cell, Settings], plan: LabPlan, out: Path, workers: int, say: Say) -> None:
@@ -162,8 +158,8 @@ def _run(cells: Sequence[Cell], settings: dict[Cell, Settings], plan: LabPlan, o
     say(f"{len(cells) - len(missing)} of {len(cells)} cells are there; running {len(missing)} in {workers} processes")
     if not missing:
         return
-    for world, is_trial in dict.fromkeys((cell.world, cell.is_tuning) for cell in missing):
-        _prepare(plan, out, world, say, is_trial=is_trial)
+    for cell in {_pairs(out, cell): cell for cell in missing}.values():
+        _prepare(cell, plan, out, say)
     # A fresh process for each cell: its peak memory is its own.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_use_one_thread, max_tasks_per_child=1) as pool:
         futures: dict[Future[None], Cell] = {
@@ -188,7 +184,7 @@ def _use_one_thread() -> None:
 
 def _places(out: Path, cell: Cell) -> tuple[Path, Path, Path]:
     """Of a cell's data, pairs and results."""
-    return _data(out, cell.world), _pairs(out, cell.world, is_trial=cell.is_tuning), _directory(out, cell)
+    return _data(out, cell.world), _pairs(out, cell), _directory(out, cell)
 
 
 def _directory(out: Path, cell: Cell) -> Path:
@@ -199,8 +195,8 @@ def _data(out: Path, world: str) -> Path:
     return out / "data" / world.replace("/", "_")
 
 
-def _pairs(out: Path, world: str, *, is_trial: bool) -> Path:
-    return out / "pairs" / f"{world.replace('/', '_')}{'-trials' if is_trial else ''}.json"
+def _pairs(out: Path, cell: Cell) -> Path:
+    return out / "pairs" / f"{cell.world.replace('/', '_')}{'-trials' if cell.is_tuning else ''}.json"
 
 
 def check_objectives(names: Sequence[str]) -> tuple[str, ...]:
