@@ -14,7 +14,7 @@ import numpy as np
 from lewm.errors import LewmError
 from lewm.evaluation.outcomes import PlanTimes, run_policy
 from lewm.evaluation.prepared_pairs import PreparedPairs
-from lewm.planner_lab.cells import Cell, CellPlace, data_for
+from lewm.planner_lab.cells import Cell, CellPlace, data_for, has_settings
 from lewm.versions import hardware
 
 MOST_ENV_STEPS = 50
@@ -72,6 +72,21 @@ def identity(cell: Cell, num_episodes: int, device: str = "cpu") -> dict[str, An
     about = {"method": cell.method, "checkpoint_sha256": cell.sha256, "planner": planner, "num_episodes": num_episodes, "distance": cell.distance}
     found: dict[str, Any] = json.loads(json.dumps(about if device == "cpu" else about | {"device": device}))
     return found
+
+
+def is_measured(measured: dict[str, Any], cell: Cell, num_episodes: int, device: str) -> bool:
+    """Whether what was measured of a method (empty: nothing) is of this cell: a setting of the planner that it does not know is at its default.
+
+    What went wrong is tried again.
+    """
+    if "identity" not in measured or "error" in measured:
+        return False
+    wanted, recorded = identity(cell, num_episodes, device), measured["identity"]
+    if recorded | {"planner": None} != wanted | {"planner": None}:
+        return False
+    if cell.planner is None or recorded["planner"] is None:
+        return cell.planner is None and recorded["planner"] is None
+    return has_settings(recorded["planner"], cell.planner)
 
 
 def latency_path(out: Path, device: str) -> Path:
