@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from lewm.checkpoint import find_checkpoint, read_description
 from lewm.devices import free_memory
 from lewm.errors import CheckpointError, LewmError
@@ -55,9 +57,10 @@ def train_heads(run: RunFacts, heads: Sequence[str], data: Path, out: Path, num_
         try:
             train_head(settings, base=run.path, data=data, out=place, command=COMMAND)
             reason.unlink(missing_ok=True)
-        except LewmError as error:
+        except (LewmError, torch.OutOfMemoryError) as error:
             write_json(reason, {"head": head, "error": str(error)})
-    free_memory(device)
+        finally:
+            free_memory(device)
 
 
 def why_missing(run: RunFacts, head: str, out: Path) -> str:
@@ -68,16 +71,27 @@ def why_missing(run: RunFacts, head: str, out: Path) -> str:
     return f"the run has no head {head!r}: --train-heads trains it"
 
 
-def keep_latents(run: Path, data: Path, device: str = "cpu") -> None:
-    """Encode the training set for a run, unless that is done: once, before several processes ask for it."""
+def keep_latents(run: Path, data: Path, device: str = "cpu") -> str | None:
+    """Encode the training set for a run, unless that is done: once, before several processes ask for it.
+
+    Returns why a GPU's memory was not enough, if it was not: cells that need the latents try again, and say so themselves.
+    """
+    try:
+        _encode(run, data, device)
+    except torch.OutOfMemoryError as error:
+        return str(error)
+    finally:
+        free_memory(device)
+    return None
+
+
+def _encode(run: Path, data: Path, device: str) -> None:
     from lewm.checkpoint import load_checkpoint
     from lewm.evaluation.label_goals import matching_store
     from lewm.evaluation.run_latents import run_latents
 
     checkpoint = load_checkpoint(run, device)
     run_latents(checkpoint, matching_store(checkpoint, data), device=device)
-    del checkpoint
-    free_memory(device)
 
 
 def _settings(head: str, num_steps: int | None, device: str = "cpu") -> HeadConfig:

@@ -7,7 +7,7 @@ not done again, on whichever device it was done.
 
 import multiprocessing
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,10 +138,11 @@ def _prepare_runs(plan: ComparisonPlan, ground: Ground, out: Path, pool: Process
     _wait({pool.submit(keep_latents, run, plan.data, plan.device): f"latents of {run}" for run in looking}, say)
 
 
-def _wait(futures: dict[Future[None], str], say: Say) -> None:
+def _wait(futures: Mapping[Future[Any], str], say: Say) -> None:
+    """Until all are done; one that returns something returns what went wrong."""
     for future in as_completed(futures):
-        future.result()
-        say(f"done: {futures[future]}")
+        error = future.result()
+        say(f"done: {futures[future]}" if error is None else f"failed: {futures[future]}: {error}")
 
 
 def _run_cells(
