@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lewm.errors import EnvError, PlanningError, TrainingError
-from lewm.lab.grid import Cell, Device, Settings, config_of, lab_world
+from lewm.lab.grid import Cell, Settings, config_of, lab_world
 from lewm.run_directory import read_metrics, write_json
+from lewm.setting_checks import Device
 from lewm.versions import hardware
 
 FORMAT = 1

@@ -18,6 +18,7 @@ from lewm.errors import DataError, LewmError
 from lewm.evaluation.across_seeds import read_success
 from lewm.evaluation.prepared_pairs import PreparedPairs
 from lewm.run_directory import write_json
+from lewm.setting_checks import Device
 
 COMMAND = "lewm planners"
 SIMULATOR = "simulator"
@@ -56,7 +57,7 @@ class CellPlace:
     pairs: Path
     """Prepared pairs of the cell's distance, at least as many as it needs."""
     out: Path
-    device: str = "cpu"
+    device: Device = "cpu"
 
 
 def run_cell(cell: Cell, place: CellPlace) -> None:

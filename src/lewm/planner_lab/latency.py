@@ -17,6 +17,7 @@ from lewm.errors import LewmError
 from lewm.evaluation.outcomes import PlanTimes, run_policy
 from lewm.evaluation.prepared_pairs import PreparedPairs
 from lewm.planner_lab.cells import Cell, CellPlace, data_for, has_settings
+from lewm.setting_checks import Device
 from lewm.versions import hardware
 
 MOST_ENV_STEPS = 50
@@ -38,7 +39,7 @@ def measure(cell: Cell, place: CellPlace, num_episodes: int) -> dict[str, Any]:
         free_memory(place.device)
 
 
-def identity(cell: Cell, num_episodes: int, device: str = "cpu") -> dict[str, Any]:
+def identity(cell: Cell, num_episodes: int, device: Device = "cpu") -> dict[str, Any]:
     """What a measurement is of, as a file holds it: one of anything else is made again."""
     planner = None if cell.planner is None else dataclasses.asdict(cell.planner)
     about = {"method": cell.method, "checkpoint_sha256": cell.sha256, "planner": planner, "num_episodes": num_episodes, "distance": cell.distance}
@@ -46,7 +47,7 @@ def identity(cell: Cell, num_episodes: int, device: str = "cpu") -> dict[str, An
     return found
 
 
-def is_measured(measured: dict[str, Any], cell: Cell, num_episodes: int, device: str) -> bool:
+def is_measured(measured: dict[str, Any], cell: Cell, num_episodes: int, device: Device) -> bool:
     """Whether what was measured of a method (empty: nothing) is of this cell: a setting of the planner that it does not know is at its default.
 
     What went wrong is tried again.
@@ -61,12 +62,12 @@ def is_measured(measured: dict[str, Any], cell: Cell, num_episodes: int, device:
     return has_settings(recorded["planner"], cell.planner)
 
 
-def latency_path(out: Path, device: str) -> Path:
+def latency_path(out: Path, device: Device) -> Path:
     """Where it is kept what decisions cost on a device."""
     return out / ("latency.json" if device == "cpu" else f"latency-{device}.json")
 
 
-def read_latency(out: Path, device: str = "cpu") -> dict[str, dict[str, Any]]:
+def read_latency(out: Path, device: Device = "cpu") -> dict[str, dict[str, Any]]:
     """What was measured on a device, by method."""
     path = latency_path(out, device)
     return dict(json.loads(path.read_text())) if path.is_file() else {}

@@ -21,6 +21,7 @@ from lewm.planner_lab.methods import BASELINE, CEILING, CEILINGS, EXPERT, FLOOR,
 from lewm.planner_lab.plan import PLAN_FILE, ComparisonPlan, Ground, check_place
 from lewm.planner_lab.published import published
 from lewm.planner_lab.running import list_cells, load_pairs
+from lewm.setting_checks import Device
 from lewm.versions import versions
 
 FORMAT = 2
@@ -163,7 +164,7 @@ def _kind(name: str) -> str:
     return FLOOR if name in FLOORS else CEILING if name in CEILINGS or name == EXPERT else POLICY
 
 
-def _conditions(latency: Mapping[str, Mapping[str, Any]], device: str) -> dict[str, Any] | None:
+def _conditions(latency: Mapping[str, Mapping[str, Any]], device: Device) -> dict[str, Any] | None:
     """On what the decisions were timed, and how busy it was."""
     timed = [each for each in latency.values() if "load_average" in each]
     if not timed:
