@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lewm.planner_config import PlannerConfig as PlannerConfig
+from lewm.setting_checks import Device
 from lewm.setting_checks import at_least as _at_least
 from lewm.setting_checks import at_most as _at_most
 from lewm.setting_checks import fraction as _fraction
@@ -225,7 +226,7 @@ class TrainConfig:
     """Length of the cosine schedule, if longer than the run (the paper stops at a tenth of it); default: num_steps."""
     pixel_noise_std: float = 0.0
     """Standard deviation of Gaussian noise added to training frames, as a share of the full 0..1 range."""
-    device: Literal["cpu", "cuda", "mps"] = "cpu"
+    device: Device = "cpu"
     """Where to train."""
     num_devices: int = 1
     """Processes, one per device; the global batch is split between them."""

@@ -1,10 +1,11 @@
 """Settings of the networks that are trained on frozen latents: `lewm train --from RUN --stage NAME`. Nothing here imports torch."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from lewm.config import MOST_LAYERS
 from lewm.errors import ConfigError
+from lewm.setting_checks import Device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class DecoderConfig:
     """Peak learning rate of AdamW: linear warm-up over a fiftieth of the steps, then a cosine to zero."""
     seed: int = 0
     """Seed of initialisation and batches."""
-    device: Literal["cpu", "cuda", "mps"] = "cpu"
+    device: Device = "cpu"
     """Where to train."""
     num_threads: int | None = None
     """CPU threads of torch; default: all cores."""
@@ -59,7 +60,7 @@ class LatentHeadConfig:
     """Peak learning rate of AdamW: linear warm-up over a fiftieth of the steps, then a cosine to zero."""
     seed: int = 0
     """Seed of initialisation and batches."""
-    device: Literal["cpu", "cuda", "mps"] = "cpu"
+    device: Device = "cpu"
     """Where to train."""
     num_threads: int | None = None
     """CPU threads of torch; default: all cores."""

@@ -164,8 +164,9 @@ class PlannerConfig:
     use_compile: bool = False
     """Compile imagination with torch.compile: the first plan of each batch size then takes a minute."""
     use_cuda_graphs: bool = False
-    """Replay imagination as CUDA graphs, recorded once for each number of episodes and candidates (the 16 used last are kept): small batches on a GPU
-    wait less for the processor. With use_compile the compiled form is recorded. Steps along gradients run without graphs; a CPU is refused."""
+    """Replay imagination as CUDA graphs, recorded when a number of episodes and candidates comes by for the second time (the 16 used last are kept):
+    small batches on a GPU wait less for the processor. With use_compile the compiled form is recorded. Steps along gradients run without graphs; a
+    CPU is refused."""
 
     def __post_init__(self) -> None:
         self._check_known()

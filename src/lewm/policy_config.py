@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lewm.config import MOST_LAYERS
-from lewm.setting_checks import at_least, at_most, fraction, require, seed
+from lewm.setting_checks import Device, at_least, at_most, fraction, require, seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class PolicyConfig:
     """Steps between two checkpoints; the last step is always kept."""
     seed: int = 0
     """Seed of initialisation and batches."""
-    device: Literal["cpu", "cuda", "mps"] = "cpu"
+    device: Device = "cpu"
     """Where to train."""
     num_threads: int | None = None
     """CPU threads of torch; default: all cores."""

@@ -1,6 +1,11 @@
-"""Refusals of single settings: which one, what is allowed, what was got."""
+"""Refusals of single settings: which one, what is allowed, what was got; and what a setting that many have may be."""
+
+from typing import Literal
 
 from lewm.errors import ConfigError
+
+Device = Literal["cpu", "cuda", "mps"]
+"""Kinds of device that networks run on; ``lewm.devices.check_device`` says whether one is there."""
 
 
 def require(condition: bool, message: str) -> None:

@@ -42,8 +42,11 @@ def hardware(device: str = "cpu") -> str:
     info = Path("/proc/cpuinfo")
     names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     processor = f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    if not device.startswith("cuda"):
-        return processor
+    return f"{gpu_name(device)}, {processor}" if device.startswith("cuda") else processor
+
+
+def gpu_name(device: str = "cuda") -> str:
+    """What a GPU calls itself."""
     import torch
 
-    return f"{torch.cuda.get_device_name(torch.device(device))}, {processor}"
+    return torch.cuda.get_device_name(torch.device(device))

@@ -1,6 +1,8 @@
 """``lewm bench --device cuda``: what is refused where, and on a machine with a GPU every benchmark that runs on one, in its quick form."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -51,6 +53,17 @@ def test_figures_of_a_gpu_are_positive_and_held_to_no_target(quick):
         assert 0 < row.ours.low <= row.ours.median <= row.ours.high
         assert row.reference.median > 0
         assert (row.target_must, row.target_aim) == (None, None)
+
+
+@needs_cuda
+@pytest.mark.gpu
+def test_compiled_networks_are_a_row_of_their_own_that_agrees_on_a_gpu(tmp_path):
+    # In a process of its own: the checks of shapes that the tests install cannot be compiled.
+    file = tmp_path / "bench.json"
+    words = [sys.executable, "-m", "lewm.cli", "bench", "paper", "--device", "cuda", "--quick", "--compile", "--json", str(file)]
+    subprocess.run(words, check=True, capture_output=True, timeout=300)
+    (row,) = [row for row in json.loads(file.read_text())["benches"][0]["rows"] if row["case"].endswith("bf16-mixed, compiled")]
+    assert row["max_difference"] <= HALF_TOLERANCE
 
 
 def test_all_benchmarks_of_a_device_are_benchmarks():

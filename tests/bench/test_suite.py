@@ -1,6 +1,7 @@
 """``lewm bench``: every benchmark in its quick form, what it prints and writes, and its exit codes."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from lewm.bench import memory
+from lewm.bench.compiler import require_compiler
 from lewm.bench.references import literal_sigreg, straight_rollout
 from lewm.bench.suite import BENCHES, FORMAT, ORDER, BenchOptions, bench_table, commit, run_benches
 from lewm.bench.timing import Row, Spread
@@ -82,8 +84,17 @@ def test_compiled_sigreg_is_a_row_of_its_own_that_agrees(tmp_path):
 def test_compiling_without_a_compiler_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler .* or omit --compile"):
-        run_benches(["sigreg"], BenchOptions(use_compile=True))
+    for name in ("sigreg", "plan"):
+        with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler .* or omit --compile"):
+            run_benches([name], BenchOptions(use_compile=True))
+
+
+def test_compiling_for_a_gpu_without_a_c_compiler_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    message = "compiling for a GPU needs a C compiler (gcc, clang): install one, name it in CC, or omit --compile"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        require_compiler("cuda")
 
 
 def test_the_threads_of_torch_are_as_before_afterwards():

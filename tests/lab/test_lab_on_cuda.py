@@ -9,10 +9,12 @@ import torch
 
 from lewm.commands.lab import lab
 from lewm.errors import DeviceError
-from lewm.lab.cells import CELL_FILE, CellSize
-from lewm.lab.grid import Cell
+from lewm.lab import running
+from lewm.lab.cells import CELL_FILE, CellSize, read_cell, run_cell
+from lewm.lab.grid import Cell, config_of
 from lewm.lab.running import LabPlan, run_lab
 from lewm.lab.summary import summarise, table
+from lewm.training import train
 from lewm.versions import hardware
 
 TINY = LabPlan(objectives=("lewm",), worlds=("two-room",), num_seeds=1, episode_share=0.02, size=CellSize(step_share=0.02, num_pairs=2, num_clips=32))
@@ -53,6 +55,29 @@ def test_a_cell_that_was_finished_on_one_device_is_kept_on_another(tmp_path: Pat
     place.write_text(json.dumps(record))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert run_lab(replace(TINY, device="cuda"), tmp_path, say=lambda text: None) == [record]
+
+
+def test_a_cell_whose_training_was_finished_on_one_device_has_the_costs_of_that_one_on_another(tmp_path: Path) -> None:
+    running._collect(TINY, tmp_path, "two-room", lambda text: None)
+    cell = Cell("lewm", "two-room", 0)
+    running._prepare(cell, TINY, tmp_path, lambda text: None)
+    data, pairs, directory = running._places(tmp_path, cell)
+    train(config_of(cell, {}, step_share=TINY.size.step_share), data=data, out=directory)
+    (description,) = directory.glob("checkpoints/*/config.json")
+    about = json.loads(description.read_text())
+    about["config"]["train"]["device"], about["provenance"]["hardware"] = "cuda", "a GPU, a processor"
+    description.write_text(json.dumps(about))
+    run_cell(cell, {}, TINY.size, data, pairs, directory)
+    record = read_cell(directory)
+    assert record is not None
+    costs = {name: record.get(name) for name in ("error", "device", "hardware", "peak_memory_mb")}
+    assert costs == {"error": None, "device": "cuda", "hardware": "a GPU, a processor", "peak_memory_mb": None}
+
+
+def test_a_peak_of_memory_that_is_not_known_is_left_out_of_the_mean_and_of_the_table() -> None:
+    unknown = found(1, ON_GPU | {"peak_memory_mb": None})
+    assert summarise([found(0, ON_GPU), unknown])["rows"][0]["costs"]["cuda"]["peak_memory_mb"] == 90.0
+    assert "40 (cpu), 3 (cuda)  700 (cpu), - (cuda)" in table(summarise([found(0, ON_CPU), unknown]))
 
 
 def test_costs_of_several_devices_are_told_apart(tmp_path: Path) -> None:

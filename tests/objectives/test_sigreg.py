@@ -104,7 +104,7 @@ def test_leading_axes_are_averaged_and_directions_shared():
 
 def test_chunks_of_directions_change_nothing_but_memory(monkeypatch: pytest.MonkeyPatch):
     whole = value_and_gradient(sigreg, LATENTS, DIRECTIONS)
-    monkeypatch.setitem(sigreg_module.CHUNK_NUMBERS, "cpu", 7 * LATENTS.shape[0] * LATENTS.shape[1])  # 7 does not divide 100
+    monkeypatch.setattr(sigreg_module, "CHUNK_PROJECTIONS", 7 * LATENTS.shape[0] * LATENTS.shape[1])  # 7 does not divide 100
     for reduce in (None, lambda sums: sums):
         for got, expected in zip(value_and_gradient(sigreg, LATENTS, DIRECTIONS, reduce=reduce), whole, strict=True):
             assert relative(got, expected) < 1e-12
@@ -266,3 +266,10 @@ def test_all_knots_at_once_are_the_knots_one_after_another():
         sums = projections.new_empty(16, 2, 2, 5)
         found.append((sums, sweep(projections, 17, sums, lambda row, sums=sums: weights[row] * sums[row])))
     torch.testing.assert_close(found[1], found[0])
+
+
+@pytest.mark.parametrize(("knots", "num_directions"), [(17, 1024), (33, 512), (2, 8192)])
+def test_the_memory_for_all_knots_at_once_does_not_grow_with_their_number(knots: int, num_directions: int):
+    latents, directions = torch.empty(2, 512, 8, device="meta"), torch.empty(8, 8192, device="meta")
+    first = next(sigreg_module._chunks(latents, directions, knots))
+    assert directions[:, first].shape[1] == num_directions

@@ -1,24 +1,30 @@
 """The comparison of planners from end to end, on a tiny world model."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny_comparison import OPTIONS, plan_of
 
 from lewm.commands.planners import planners
 from lewm.data.collect import collect
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation.across_seeds import outcomes_of, rate_over_seeds, read_success
+from lewm.evaluation.results import content_sha256
 from lewm.evaluation.verify import verify_result
 from lewm.planner_lab.cells import Cell, CellPlace, error_of, finished, run_cell
 from lewm.planner_lab.figure import draw
-from lewm.planner_lab.heads import run_with_head, train_heads
-from lewm.planner_lab.plan import ComparisonPlan, Ground, RunFacts
-from lewm.planner_lab.running import list_cells, run_comparison
+from lewm.planner_lab.heads import keep_latents, run_with_head, train_heads, why_missing
+from lewm.planner_lab.latency import measure
+from lewm.planner_lab.plan import PLAN_FILE, ComparisonPlan, Ground, RunFacts
+from lewm.planner_lab.running import _place, list_cells, run_comparison
 from lewm.planner_lab.summary import summarise
 from lewm.planner_lab.table import markdown_tables, text_tables
+from lewm.versions import hardware
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +119,48 @@ def test_the_figure_has_a_point_for_each_timed_method_and_lines_for_floor_and_ce
     assert (tmp_path / "planners.png").stat().st_size > 5000
 
 
+def test_a_comparison_that_is_older_than_rest_starts_and_stitched_pairs_goes_on_without_repeating_anything(stopped_and_done) -> None:
+    plan, out, _, _ = stopped_and_done
+    about = json.loads((out / PLAN_FILE).read_text())
+    (out / PLAN_FILE).write_text(json.dumps({name: value for name, value in about.items() if name not in ("is_rest_start", "is_stitched")}))
+    before = {path: path.read_bytes() for path in (*out.glob("cells/*.json"), *out.glob("pairs/*.json"), out / "latency.json")}
+    said: list[str] = []
+    run_comparison(plan, out, workers=1, say=said.append)
+    assert said == ["3 of 3 cells are there; running 0"]
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_cells_are_told_the_kind_of_their_pairs(stopped_and_done) -> None:
+    plan, out, _, _ = stopped_and_done
+    ground = Ground.of(plan)
+    cell = list_cells(plan, ground, out).cells[0]
+    for flags in ({"is_rest_start": True, "is_stitched": False}, {"is_rest_start": False, "is_stitched": True}):
+        settings = _place(cell, replace(plan, **flags), ground, out).pair_settings
+        assert {name: settings[name] for name in flags} == flags
+
+
+def test_the_table_says_the_kind_of_the_pairs_and_on_what_the_cells_ran(stopped_and_done) -> None:
+    plan, out, _, _ = stopped_and_done
+    result = summarise(plan, out)
+    assert result["hardware"] == [hardware()]
+    assert "two-room, same-room pairs of protocol heldout, budget 2 D" in text_tables(result)
+    resting = result | {"is_rest_start": True, "is_stitched": True}
+    assert "two-room, same-room pairs of protocol heldout, rest start, stitched pairs, budget 2 D" in text_tables(resting)
+
+
+def test_a_result_names_each_hardware_that_a_cell_was_measured_on_and_leaves_out_cells_that_do_not_say(stopped_and_done, tmp_path: Path) -> None:
+    plan, out, _, _ = stopped_and_done
+    copy = Path(shutil.copytree(out, tmp_path / "out"))
+    first, second, _ = sorted(copy.glob("cells/*.json"))
+    for file, change in ((first, {"hardware": "a GPU"}), (second, {})):
+        cell = json.loads(file.read_text())
+        del cell["plan_ms"]["hardware"]
+        cell["plan_ms"] |= change
+        file.write_text(json.dumps(cell | {"content_sha256": content_sha256(cell)}))
+    found = summarise(plan, copy)
+    assert (found["hardware"], found["not_measured"]) == (sorted(["a GPU", hardware()]), [])
+
+
 def test_a_directory_with_a_comparison_on_other_pairs_is_refused(stopped_and_done) -> None:
     plan, out, _, _ = stopped_and_done
     with pytest.raises(ConfigError, match="holds a comparison with num_pairs 4, not 6"):
@@ -164,6 +212,45 @@ def test_a_head_that_could_not_be_trained_is_the_reason_why_its_method_is_left_o
     train_heads(RunFacts.of(runs[0]), ["intent"], data, tmp_path, 2)
     left_out = list_cells(plan, Ground.of(plan), tmp_path).left_out
     assert left_out["direct-intent, seed0"].startswith("training the head 'intent' failed: cannot write to")
+
+
+def out_of_memory(*arguments: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_head_for_which_a_gpu_has_not_enough_memory_is_left_out_with_the_reason_and_the_next_is_trained(
+    runs: tuple[Path, ...], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, step = RunFacts.of(runs[0]), torch.optim.AdamW.step
+
+    def first_fails(*arguments: object) -> None:
+        monkeypatch.setattr(torch.optim.AdamW, "step", step)
+        out_of_memory()
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", first_fails)
+    train_heads(run, ["bc", "inverse-goal"], data, tmp_path, 2)
+    assert why_missing(run, "bc", tmp_path) == "training the head 'bc' failed: CUDA out of memory"
+    assert run_with_head(run, "inverse-goal", tmp_path, 2) is not None
+
+
+def test_latents_for_which_a_gpu_has_not_enough_memory_are_no_end_of_the_comparison(
+    runs: tuple[Path, ...], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(runs[0], tmp_path / "run"))
+    shutil.rmtree(run / "latents", ignore_errors=True)
+    monkeypatch.setattr(torch.nn.Linear, "forward", out_of_memory)
+    assert keep_latents(run, data) == "CUDA out of memory"
+    monkeypatch.undo()
+    assert keep_latents(run, data) is None
+
+
+def test_an_agent_for_which_a_gpu_has_not_enough_memory_has_that_in_the_place_of_its_times(stopped_and_done, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, out, _, _ = stopped_and_done
+    ground = Ground.of(plan)
+    cell = list_cells(plan, ground, out).cells[0]
+    monkeypatch.setattr(torch.nn.Linear, "forward", out_of_memory)
+    found = measure(cell, _place(cell, plan, ground, out), 1)
+    assert (found["error"], found["identity"]["method"]) == ("CUDA out of memory", "cem")
 
 
 def test_a_result_of_other_settings_is_not_taken_for_the_cells(stopped_and_done) -> None:

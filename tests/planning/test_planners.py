@@ -51,6 +51,14 @@ def search(config: PlannerConfig, cost=None, seeds=SEEDS, space=SPACE, **options
     return PLANNERS.load(config.name)(config).plan(cost or bowl(targets()), space, horizon_model_steps=HORIZON, seeds=seeds, **options)
 
 
+@pytest.mark.parametrize("space", [SPACE, CHOICES], ids=["continuous", "discrete"])
+def test_a_typical_block_that_is_changed_in_place_does_not_change_the_next(space: BlockSpace):
+    first = space.typical(torch.device("cpu"))
+    before = first.clone()
+    first.zero_()
+    assert torch.equal(space.typical(torch.device("cpu")), before)
+
+
 @pytest.mark.parametrize("name", SEARCHES)
 def test_every_planner_finds_the_bottom_of_a_bowl(name):
     white = {"noise_exponent": 0.0} if name == "icem" else {}  # the bottom is no smooth plan

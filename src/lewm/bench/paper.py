@@ -16,8 +16,7 @@ from lewm.bench.memory import peak_growth_bytes_on_gpu
 from lewm.bench.official_reference import official_loss
 from lewm.bench.references import float_pixels, float_pixels_there
 from lewm.bench.suite import BenchOptions
-from lewm.bench.timing import MEBIBYTE, Contender, Row, per_second, take_turns
-from lewm.bench.train import repeat
+from lewm.bench.timing import MEBIBYTE, Contender, Row, per_second, repeat, take_turns
 from lewm.config import Config
 from lewm.config_files import load_preset
 from lewm.models.official import official_names

@@ -19,7 +19,7 @@ from rich.table import Table as RichTable
 import lewm
 from lewm.errors import ConfigError
 from lewm.registry import Entry, Table
-from lewm.versions import hardware, versions
+from lewm.versions import gpu_name, hardware, versions
 
 if TYPE_CHECKING:
     from lewm.bench.timing import Row
@@ -90,6 +90,7 @@ def run_benches(
     if num_threads is not None and num_threads < 1:
         raise ConfigError(f"num_threads must be at least 1, got {num_threads}")
     start_s = time.perf_counter()
+    gpu = {} if options.device == "cpu" else {"device": gpu_name(options.device)}
     benches: list[dict[str, Any]] = []
     with _threads(num_threads) as threads:
         result = {
@@ -97,7 +98,7 @@ def run_benches(
             "command": command,
             "is_quick": options.is_quick,
             "benches": benches,
-            "hardware": {"processor": hardware(), "num_cores": os.cpu_count(), "num_threads": threads} | _device_name(options.device),
+            "hardware": {"processor": hardware(), "num_cores": os.cpu_count(), "num_threads": threads} | gpu,
             "versions": versions(),
             "commit": commit(),
             "duration_s": 0.0,
@@ -153,14 +154,6 @@ def _check_device(names: Sequence[str], device: str) -> None:
     from lewm.devices import check_device
 
     check_device(device)
-
-
-def _device_name(device: str) -> dict[str, str]:
-    if device == "cpu":
-        return {}
-    import torch
-
-    return {"device": torch.cuda.get_device_name()}
 
 
 @contextmanager

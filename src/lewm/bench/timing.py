@@ -102,6 +102,16 @@ def take_turns(contenders: Mapping[str, Contender], *, num_rounds: int, num_warm
     return seconds
 
 
+def repeat(step: Callable[[], object], count: int) -> Callable[[], None]:
+    """Several calls as one."""
+
+    def run() -> None:
+        for _ in range(count):
+            step()
+
+    return run
+
+
 def wait_for(device: str) -> None:
     """Return when a device has done all that was asked of it; a CPU always has."""
     if device == "cuda":

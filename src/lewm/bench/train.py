@@ -16,7 +16,7 @@ from torch import Tensor
 from lewm.bench.clips import fill_page_cache
 from lewm.bench.references import float_pixels, plain_lewm_loss
 from lewm.bench.suite import BenchOptions
-from lewm.bench.timing import Contender, Row, per_second, take_turns
+from lewm.bench.timing import Contender, Row, per_second, repeat, take_turns
 from lewm.config import Config
 from lewm.config_files import load_preset
 from lewm.data.clips import ClipSampler, Prefetcher
@@ -120,13 +120,3 @@ def _stepper(objective: Objective, config: Config, losses: Iterator[Tensor]) -> 
         return loss.detach()
 
     return step
-
-
-def repeat(step: Callable[[], object], count: int) -> Callable[[], None]:
-    """Several calls as one."""
-
-    def run() -> None:
-        for _ in range(count):
-            step()
-
-    return run

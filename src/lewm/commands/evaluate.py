@@ -12,6 +12,7 @@ from lewm.commands.planner_flags import planner_of
 from lewm.config import PlannerConfig
 from lewm.errors import ConfigError
 from lewm.registry import EVALUATIONS, POLICIES
+from lewm.setting_checks import Device
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class SuccessArguments:
     """Training set: needed where goals are compared by labels (--planner.goal), which a probe fitted on it reads off the latents, where actions are
     taken from it (--planner.proposals retrieval), and by the protocols whose pairs are its rows (default there: the run's own, if it is still
     there)."""
-    device: Literal["cpu", "cuda", "mps"] = "cpu"
+    device: Device = "cpu"
     """Where to plan."""
     json: Path | None = None
     """Also write the result to this file (`lewm verify` checks it)."""
@@ -62,7 +63,7 @@ class LatentArguments:
     """Run (its newest checkpoint) or checkpoint."""
     data: Path
     """Dataset; its held-out episodes are scored."""
-    device: Literal["cpu", "cuda", "mps"] = "cpu"
+    device: Device = "cpu"
     """Where networks run."""
     json: Path | None = None
     """Also write the result to this file."""
@@ -136,7 +137,7 @@ class AtariLabelArguments:
     """Another run of the same observations, such as one trained with another objective: judged on the same frames, with paired differences."""
     seed: int = 0
     """Seed of the fresh weights and of the batches; the split into episodes follows the run's data.split_seed."""
-    device: Literal["cpu", "cuda", "mps"] = "cpu"
+    device: Device = "cpu"
     """Where to encode and train."""
     json: Path | None = None
     """Also write the result to this file."""

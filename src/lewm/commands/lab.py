@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from lewm.commands.parsing import parse, say, show
 from lewm.errors import ConfigError
 from lewm.lab.grid import SEVEN, WORLDS
 from lewm.run_directory import write_json
+from lewm.setting_checks import Device
 
 if TYPE_CHECKING:  # reading the arguments needs no more of the lab than its tables
     from lewm.lab.running import LabPlan
@@ -33,7 +34,7 @@ class LabArguments:
     """First give each objective eight trials on a seed of two-room, and keep the best of them for all worlds."""
     workers: int = 2
     """Cells at a time, one thread each."""
-    device: Literal["cpu", "cuda", "mps"] = "cpu"
+    device: Device = "cpu"
     """Where cells train, are looked at and plan. Cells that are finished are kept, whatever it was."""
     step_share: float = 1.0
     """Share of the worlds' training steps: a cell trains for 75 s at most where 1 was measured."""

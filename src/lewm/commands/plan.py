@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -13,6 +13,7 @@ from lewm.commands.planner_flags import planner_of
 from lewm.config import PlannerConfig
 from lewm.errors import ConfigError
 from lewm.planner_config import LANDMARKS
+from lewm.setting_checks import Device
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +40,7 @@ class PlanArguments:
     """Scale image files of another size to the model's."""
     seed: int = 0
     """Seed of the search."""
-    device: Literal["cpu", "cuda", "mps"] = "cpu"
+    device: Device = "cpu"
     """Where to plan."""
     json: Path | None = None
     """Also write everything to this file."""

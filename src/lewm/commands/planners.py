@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from lewm.commands.parsing import command_line, parse, parse_distances, say, show
 from lewm.errors import ConfigError
 from lewm.run_directory import write_json
+from lewm.setting_checks import Device
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class PlannersArguments:
     """Optimiser steps of each head; default: its stage's own."""
     workers: int = 2
     """Cells at a time, one thread each."""
-    device: Literal["cpu", "cuda", "mps"] = "cpu"
+    device: Device = "cpu"
     """Where the networks run: cells, heads that are trained, and the decisions that are timed. Cells that are finished are kept, whatever it was."""
     latency_episodes: int = 5
     """Episodes that decisions are timed on, at the end; 0: none. What was timed before on the same device is kept: remove latency.json

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -12,6 +12,7 @@ from lewm.commands.parsing import check_result_file, command_line, parse, parse_
 from lewm.commands.planner_flags import planner_of
 from lewm.config import PlannerConfig
 from lewm.errors import ConfigError
+from lewm.setting_checks import Device
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class RobustnessArguments:
     """Kinds of pair, the headline first, with commas between; default: the headline alone."""
     seed: int = 0
     """Seed of the pairs."""
-    device: Literal["cpu", "cuda", "mps"] = "cpu"
+    device: Device = "cpu"
     """Where to plan and encode."""
     json: Path | None = None
     """Also write the result to this file (`lewm verify` checks what was done in the simulator)."""

@@ -11,6 +11,7 @@ from lewm.commands.evaluate import write_to_run
 from lewm.commands.parsing import check_result_file, command_line, parse, parse_options, say, show
 from lewm.commands.planner_flags import planner_of
 from lewm.config import PlannerConfig
+from lewm.setting_checks import Device
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class WhyArguments:
     """Seed of the pairs."""
     break_part: Annotated[Literal["encoder", "predictor", "cost", "search"] | None, tyro.conf.arg(name="break")] = None
     """Break this part on purpose first, to see whether it is found."""
-    device: Literal["cpu", "cuda", "mps"] = "cpu"
+    device: Device = "cpu"
     """Where to plan."""
     json: Path | None = None
     """Also write the result to this file."""

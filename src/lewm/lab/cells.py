@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lewm.errors import EnvError, PlanningError, TrainingError
-from lewm.lab.grid import Cell, Device, Settings, config_of, lab_world
+from lewm.lab.grid import Cell, Settings, config_of, lab_world
 from lewm.run_directory import read_metrics, write_json
+from lewm.setting_checks import Device
 from lewm.versions import hardware
 
 FORMAT = 1
@@ -34,7 +35,10 @@ class CellSize:
 
 
 def run_cell(cell: Cell, settings: Settings, size: CellSize, data: Path, pairs: Path, out: Path, device: Device = "cpu") -> None:
-    """Run a cell into the directory ``out`` on the dataset ``data`` and the world's prepared pairs; what goes wrong in it is its result."""
+    """Run a cell into the directory ``out`` on the dataset ``data`` and the world's prepared pairs; what goes wrong in it is its result.
+
+    A training that was finished before is not done again: the record's device, hardware and times are then those that it had.
+    """
     start_s = time.monotonic()
     record: dict[str, Any] = {"format": FORMAT, "cell": asdict(cell), "settings": settings, "size": asdict(size)}
     record |= {"device": device, "hardware": hardware(device)}
@@ -55,6 +59,7 @@ def read_cell(directory: Path) -> dict[str, Any] | None:
 
 
 def _measured(cell: Cell, settings: Settings, size: CellSize, data: Path, pairs: Path, out: Path, device: Device) -> dict[str, Any]:
+    from lewm.checkpoint import checkpoint_path, find_checkpoint, list_checkpoints, read_description
     from lewm.data.episodes import EpisodeStore
     from lewm.evaluation.collapse import NUISANCE_PREFIX, judge, warning_score
     from lewm.evaluation.label_goals import kind_of_comparison
@@ -64,7 +69,9 @@ def _measured(cell: Cell, settings: Settings, size: CellSize, data: Path, pairs:
     from lewm.training import train
 
     config = config_of(cell, settings, step_share=size.step_share, device=device)
+    is_trained_before = checkpoint_path(out, config.train.num_steps) in list_checkpoints(out)
     train(config, data=data, out=out, resume=(out / "config.toml").exists(), command="lewm lab")
+    trained = read_description(find_checkpoint(out))
     entries = read_metrics(out)
     looks = [entry["monitor"] for entry in entries if "monitor" in entry]
     seconds = max(entry.get("seconds", 0.0) for entry in entries)
@@ -103,10 +110,12 @@ def _measured(cell: Cell, settings: Settings, size: CellSize, data: Path, pairs:
         "outcomes": [episode["solved"] for episode in success["episodes"] if episode["stratum"] == fields["stratum"]],
         "stratum": fields["stratum"],
         "manifest_sha256": success["protocol"]["manifest_sha256"],
+        "device": trained["config"]["train"]["device"],
+        "hardware": trained["provenance"]["hardware"],
         "train_seconds": seconds,
         "step_ms": 1e3 * seconds / config.train.num_steps,
         "num_steps": config.train.num_steps,
-        "peak_memory_mb": peak_memory_mb(device),
+        "peak_memory_mb": None if is_trained_before else peak_memory_mb(device),
         "num_tunable_weights": len(set(OBJECTIVES.load(cell.objective).tunable_weights) - OFF_IN_THE_LAB),
     }
 

@@ -3,13 +3,14 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from lewm.config import Config
 from lewm.config_files import from_dict, load_preset
 from lewm.envs.stress import STRESSES
 from lewm.errors import ConfigError
 from lewm.registry import OBJECTIVES, did_you_mean
+from lewm.setting_checks import Device
 
 SEVEN = ("none", "stopgrad", "ema", "vicreg", "pldm", "reconstruct", "lewm")
 """Run everywhere by default."""
@@ -61,7 +62,6 @@ OF_TRAINING = ("learning_rate", "batch_size")
 """Settings that are not the objective's own."""
 LEARNING_RATES = (1e-4, 2e-4, 3e-4, 5e-4, 7e-4, 1e-3, 1.5e-3, 2e-3)
 Settings = dict[str, float]
-Device = Literal["cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True, order=True)

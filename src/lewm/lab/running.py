@@ -21,10 +21,11 @@ from lewm.envs.stress import FAMILY
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation.prepared_pairs import PreparedPairs, prepare_pairs
 from lewm.lab.cells import CellSize, read_cell, run_cell
-from lewm.lab.grid import SEVEN, TUNED_WORLD, WORLDS, Cell, Device, Settings, grid, lab_world, trials_of, tuning_cells
+from lewm.lab.grid import SEVEN, TUNED_WORLD, WORLDS, Cell, Settings, grid, lab_world, trials_of, tuning_cells
 from lewm.lab.sweep import sweep_cells, sweep_settings
 from lewm.registry import OBJECTIVES
 from lewm.run_directory import write_json
+from lewm.setting_checks import Device
 
 FORMAT = 2
 LAB_FILE, SWEEP_FILE, TUNED_FILE = "lab.json", "sweep.json", "tuned.json"

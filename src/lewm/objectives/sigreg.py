@@ -21,15 +21,18 @@ from torch.nn import functional
 
 from lewm.errors import ConfigError
 
-Row = int | slice
-"""Of tensors with an axis of knots but the first."""
+KnotIndex = int | slice
+"""Picks one of the knots, or all of them with ``slice(None)``, along the axis J of a tensor: index 0 is the second knot, for the first has no part
+in the statistic."""
 Reduce = Callable[[Tensor], Tensor]
 """Adds up a tensor over all processes, in a way that autograd sees."""
 
 LAST_KNOT = 3.0
 """The characteristic function is compared on [0, 3]."""
-CHUNK_NUMBERS = {"cpu": 2**18, "default": 2**20}
-"""Projections [L, B, m] handled at once: on a CPU few enough for the buffers to stay in its caches, elsewhere for 2 (K - 1) floats of each."""
+CHUNK_PROJECTIONS = 2**18
+"""Projections [L, B, m] handled at once on a CPU: few enough for the buffers to stay in its caches."""
+CHUNK_ANGLES = 2**24
+"""Angles [J, L, B, m] handled at once elsewhere, whatever K is (of 2**20 projections at 17 knots): with a cosine and a sine, 3 floats of each."""
 
 
 def random_directions(dimension: int, count: int, *, seed: int, step: int = 0, device: torch.device | str = "cpu") -> Float[Tensor, "D M"]:
@@ -80,13 +83,13 @@ class _Statistic(torch.autograd.Function):
         needs_gradient = ctx.needs_input_grad[0]
         gradient = torch.zeros_like(latents) if needs_gradient else None
         total = latents.new_zeros(())
-        for columns in _chunks(latents, directions):
+        for columns in _chunks(latents, directions, knots):
             chunk = directions[:, columns]
             sums = latents.new_empty(knots - 1, 2, num_leading, chunk.shape[1])
 
-            def coefficient(row: Row, sums: Tensor = sums) -> Tensor:
-                cosine, sine = (sums[row] / count - targets[row]).unbind(-3)
-                return torch.stack([sine, -cosine], dim=-3) * slopes[row]  # d cos = -sin, d sin = cos
+            def coefficient(knot: KnotIndex, sums: Tensor = sums) -> Tensor:
+                cosine, sine = (sums[knot] / count - targets[knot]).unbind(-3)
+                return torch.stack([sine, -cosine], dim=-3) * slopes[knot]  # d cos = -sin, d sin = cos
 
             pulled = _sweep(latents @ chunk, knots, sums, coefficient if needs_gradient else None)
             total += ((sums / count - targets).square().sum((1, 2, 3)) * weights).sum()
@@ -136,7 +139,7 @@ class _WaveSums(torch.autograd.Function):
         ctx.save_for_backward(latents, directions)
         ctx.knots = knots
         sums = latents.new_empty(knots - 1, 2, latents.shape[0], directions.shape[1])
-        for columns in _chunks(latents, directions):
+        for columns in _chunks(latents, directions, knots):
             _sweep(latents @ directions[:, columns], knots, sums[..., columns], None)
         return sums
 
@@ -149,9 +152,9 @@ class _WaveSums(torch.autograd.Function):
         coefficients = torch.stack([gradient[:, 1] * slopes, -gradient[:, 0] * slopes], dim=1)
         pulled = torch.zeros_like(latents)
         with torch.autocast(latents.device.type, enabled=False):
-            for columns in _chunks(latents, directions):
+            for columns in _chunks(latents, directions, ctx.knots):
                 chunk, own = directions[:, columns], coefficients[..., columns]
-                part = _sweep(latents @ chunk, ctx.knots, None, lambda row, own=own: own[row])  # type: ignore[misc]
+                part = _sweep(latents @ chunk, ctx.knots, None, lambda knot, own=own: own[knot])  # type: ignore[misc]
                 assert part is not None
                 pulled += part @ chunk.T
         return pulled, None, None
@@ -161,7 +164,7 @@ def _sweep(
     projections: Float[Tensor, "L B m"],
     knots: int,
     sums: Float[Tensor, "J W L m"] | None,
-    coefficient: Callable[[Row], Tensor] | None,
+    coefficient: Callable[[KnotIndex], Tensor] | None,
 ) -> Float[Tensor, "L B m"] | None:
     """One pass over all knots: fill ``sums`` with the batch sums of the waves and return the sum over knots of coefficient * wave.
 
@@ -184,7 +187,7 @@ def _sweep_at_once(
     projections: Float[Tensor, "L B m"],
     knots: int,
     sums: Float[Tensor, "J W L m"] | None,
-    coefficient: Callable[[Row], Tensor] | None,
+    coefficient: Callable[[KnotIndex], Tensor] | None,
 ) -> Float[Tensor, "L B m"] | None:
     """``_sweep`` in few operations and much memory: every wave is there at the same time."""
     angles = projections * _positions(knots, projections).view(-1, 1, 1, 1)
@@ -226,9 +229,9 @@ def _products_of_waves(angles: Tensor, knots: int) -> list[tuple[Tensor, Tensor]
     return waves
 
 
-def _chunks(latents: Tensor, directions: Tensor) -> Iterator[slice]:
-    numbers = CHUNK_NUMBERS.get(latents.device.type, CHUNK_NUMBERS["default"])
-    size = max(1, numbers // max(1, latents.shape[0] * latents.shape[1]))
+def _chunks(latents: Tensor, directions: Tensor, knots: int) -> Iterator[slice]:
+    projections = CHUNK_PROJECTIONS if latents.device.type == "cpu" else CHUNK_ANGLES // (knots - 1)
+    size = max(1, projections // max(1, latents.shape[0] * latents.shape[1]))
     for start in range(0, directions.shape[1], size):
         yield slice(start, start + size)
 

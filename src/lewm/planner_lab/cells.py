@@ -5,6 +5,7 @@ A cell is done when its file holds a result of the pairs, checkpoint and setting
 
 import dataclasses
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lewm.errors import DataError, LewmError
 from lewm.evaluation.across_seeds import read_success
 from lewm.evaluation.prepared_pairs import PreparedPairs
 from lewm.run_directory import write_json
+from lewm.setting_checks import Device
 
 COMMAND = "lewm planners"
 SIMULATOR = "simulator"
@@ -55,7 +57,7 @@ class CellPlace:
     pairs: Path
     """Prepared pairs of the cell's distance, at least as many as it needs."""
     out: Path
-    device: str = "cpu"
+    device: Device = "cpu"
 
 
 def run_cell(cell: Cell, place: CellPlace) -> None:
@@ -79,7 +81,9 @@ def finished(cell: Cell, out: Path, manifest_sha256: str) -> dict[str, Any] | No
     except DataError:
         return None
     is_same = result["protocol"]["manifest_sha256"] == manifest_sha256 and result["checkpoint_sha256"] == cell.sha256
-    return result if is_same and _has_settings(result["planner"], cell.planner) else None
+    # A result records the comparison with the goal that was really used.
+    is_same = is_same and (cell.planner is None or has_settings(result["planner"], cell.planner, but=("goal",)))
+    return result if is_same else None
 
 
 def error_of(cell: Cell, out: Path) -> str | None:
@@ -96,6 +100,13 @@ def result_path(out: Path, cell: Cell) -> Path:
 def error_path(out: Path, cell: Cell) -> Path:
     """Where it is said what went wrong."""
     return out / "cells" / f"{cell.key}.error.json"
+
+
+def has_settings(recorded: dict[str, Any], planner: PlannerConfig, *, but: Collection[str] = ()) -> bool:
+    """Whether a file's planner is this one, but for some settings; one that the file does not know yet must be at its default."""
+    wanted = json.loads(json.dumps(dataclasses.asdict(planner)))
+    defaults = json.loads(json.dumps(dataclasses.asdict(PlannerConfig())))
+    return all(recorded.get(name, defaults[name]) == value for name, value in wanted.items() if name not in but)
 
 
 def data_for(planner: PlannerConfig, env: str, data: Path) -> Path | None:
@@ -129,13 +140,3 @@ def _evaluated(cell: Cell, place: CellPlace, prepared: PreparedPairs) -> dict[st
         command=COMMAND,
         **pairs,
     )
-
-
-def _has_settings(recorded: dict[str, Any], planner: PlannerConfig | None) -> bool:
-    """Whether a result's planner is this one; a setting that the result does not know yet must be at its default."""
-    if planner is None:
-        return True
-    wanted = json.loads(json.dumps(dataclasses.asdict(planner)))
-    defaults = json.loads(json.dumps(dataclasses.asdict(PlannerConfig())))
-    del wanted["goal"]  # a result records the comparison that was really used
-    return all(recorded.get(name, defaults[name]) == value for name, value in wanted.items())

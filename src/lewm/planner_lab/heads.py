@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from lewm.checkpoint import find_checkpoint, read_description
 from lewm.devices import free_memory
 from lewm.errors import CheckpointError, LewmError
@@ -17,6 +19,7 @@ from lewm.head_config import HeadConfig
 from lewm.planner_lab.methods import RECIPES
 from lewm.planner_lab.plan import RunFacts
 from lewm.run_directory import write_json
+from lewm.setting_checks import Device
 
 
 def run_with_head(run: RunFacts, head: str, out: Path, num_steps: int | None) -> Path | None:
@@ -41,7 +44,7 @@ def head_path(run: RunFacts, head: str, out: Path) -> Path:
     return out / "heads" / run.name / head
 
 
-def train_heads(run: RunFacts, heads: Sequence[str], data: Path, out: Path, num_steps: int | None, device: str = "cpu") -> None:
+def train_heads(run: RunFacts, heads: Sequence[str], data: Path, out: Path, num_steps: int | None, device: Device = "cpu") -> None:
     """Train heads of a run, one after another, on one thread; a training that was cut off begins anew. What goes wrong is kept as the reason."""
     from lewm.head_config import LatentHeadConfig
     from lewm.head_training import train_head
@@ -55,9 +58,10 @@ def train_heads(run: RunFacts, heads: Sequence[str], data: Path, out: Path, num_
         try:
             train_head(settings, base=run.path, data=data, out=place, command=COMMAND)
             reason.unlink(missing_ok=True)
-        except LewmError as error:
+        except (LewmError, torch.OutOfMemoryError) as error:
             write_json(reason, {"head": head, "error": str(error)})
-    free_memory(device)
+        finally:
+            free_memory(device)
 
 
 def why_missing(run: RunFacts, head: str, out: Path) -> str:
@@ -68,19 +72,30 @@ def why_missing(run: RunFacts, head: str, out: Path) -> str:
     return f"the run has no head {head!r}: --train-heads trains it"
 
 
-def keep_latents(run: Path, data: Path, device: str = "cpu") -> None:
-    """Encode the training set for a run, unless that is done: once, before several processes ask for it."""
+def keep_latents(run: Path, data: Path, device: Device = "cpu") -> str | None:
+    """Encode the training set for a run, unless that is done: once, before several processes ask for it.
+
+    Returns why a GPU's memory was not enough, if it was not: cells that need the latents try again, and say so themselves.
+    """
+    try:
+        _encode(run, data, device)
+    except torch.OutOfMemoryError as error:
+        return str(error)
+    finally:
+        free_memory(device)
+    return None
+
+
+def _encode(run: Path, data: Path, device: Device) -> None:
     from lewm.checkpoint import load_checkpoint
     from lewm.evaluation.label_goals import matching_store
     from lewm.evaluation.run_latents import run_latents
 
     checkpoint = load_checkpoint(run, device)
     run_latents(checkpoint, matching_store(checkpoint, data), device=device)
-    del checkpoint
-    free_memory(device)
 
 
-def _settings(head: str, num_steps: int | None, device: str = "cpu") -> HeadConfig:
+def _settings(head: str, num_steps: int | None, device: Device = "cpu") -> HeadConfig:
     return RECIPES[head].settings(num_threads=1, device=device, **({} if num_steps is None else {"num_steps": num_steps}))
 
 

@@ -16,6 +16,7 @@ from lewm.evaluation.outcomes import FLOORS
 from lewm.planner_lab.methods import CEILINGS, EXPERT, METHODS, check_methods
 from lewm.registry import ENVS
 from lewm.run_directory import write_json
+from lewm.setting_checks import Device
 
 FORMAT = 1
 PLAN_FILE = "plan.json"
@@ -49,7 +50,7 @@ class ComparisonPlan:
     """Optimiser steps of such a head; default: its stage's own."""
     num_latency_episodes: int = 5
     """Episodes that decisions are timed on; 0: none are."""
-    device: str = "cpu"
+    device: Device = "cpu"
     """Where cells run, heads are trained and decisions are timed; what is finished is finished on any of them."""
 
     @property

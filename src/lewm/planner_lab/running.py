@@ -7,7 +7,7 @@ not done again, on whichever device it was done.
 
 import multiprocessing
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from lewm.evaluation.protocol import check_disjoint
 from lewm.evaluation.workflow import training_seeds
 from lewm.planner_lab.cells import SIMULATOR, Cell, CellPlace, error_of, finished, run_cell
 from lewm.planner_lab.heads import keep_latents, run_with_head, train_heads, why_missing
-from lewm.planner_lab.latency import identity, latency_path, measure, read_latency
+from lewm.planner_lab.latency import is_measured, latency_path, measure, read_latency
 from lewm.planner_lab.methods import CEILINGS, METHODS, is_for
 from lewm.planner_lab.plan import ComparisonPlan, Ground, RunFacts, check_place
 from lewm.planning.proposing import uses_training_data
@@ -138,10 +138,11 @@ def _prepare_runs(plan: ComparisonPlan, ground: Ground, out: Path, pool: Process
     _wait({pool.submit(keep_latents, run, plan.data, plan.device): f"latents of {run}" for run in looking}, say)
 
 
-def _wait(futures: dict[Future[None], str], say: Say) -> None:
+def _wait(futures: Mapping[Future[Any], str], say: Say) -> None:
+    """Until all are done; one that returns something returns what went wrong."""
     for future in as_completed(futures):
-        future.result()
-        say(f"done: {futures[future]}")
+        error = future.result()
+        say(f"done: {futures[future]}" if error is None else f"failed: {futures[future]}: {error}")
 
 
 def _run_cells(
@@ -183,7 +184,7 @@ def _measure_latency(plan: ComparisonPlan, ground: Ground, out: Path, say: Say) 
     measured = read_latency(out, plan.device)
     with _pool(1) as pool:
         for name, cell in firsts.items():
-            if measured.get(name, {}).get("identity") == identity(cell, num_episodes, plan.device):
+            if is_measured(measured.get(name, {}), cell, num_episodes, plan.device):
                 continue
             measured[name] = pool.submit(measure, cell, _place(cell, plan, ground, out), num_episodes).result()
             write_json(latency_path(out, plan.device), measured)

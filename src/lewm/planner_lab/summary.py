@@ -21,9 +21,10 @@ from lewm.planner_lab.methods import BASELINE, CEILING, CEILINGS, EXPERT, FLOOR,
 from lewm.planner_lab.plan import PLAN_FILE, ComparisonPlan, Ground, check_place
 from lewm.planner_lab.published import published
 from lewm.planner_lab.running import list_cells, load_pairs
-from lewm.versions import hardware, versions
+from lewm.setting_checks import Device
+from lewm.versions import versions
 
-FORMAT = 1
+FORMAT = 2
 Outcomes = dict[str, dict[int, dict[str, np.ndarray]]]
 """Method -> distance -> run -> which pairs were solved, bool [n]."""
 
@@ -38,6 +39,8 @@ class Found:
     errors: dict[str, str]
     not_measured: tuple[str, ...]
     manifests: dict[int, str]
+    hardware: tuple[str, ...]
+    """On which the cells ran, as far as they say so."""
 
 
 def find(plan: ComparisonPlan, ground: Ground, out: Path) -> Found:
@@ -50,7 +53,7 @@ def find(plan: ComparisonPlan, ground: Ground, out: Path) -> Found:
             ids = [pair.id for pair in prepared.manifest.at(distance) if pair.stratum == stratum]
             outcomes.setdefault(name, {})[distance] = {SIMULATOR: np.array([hits[pair] is not None for pair in ids])}
     errors: dict[str, str] = {}
-    missing = []
+    missing, machines = [], set()
     for cell in listing.cells:
         prepared_pairs = pairs.get(cell.distance)
         result = None if prepared_pairs is None else finished(cell, out, prepared_pairs.first(cell.num_pairs).manifest.sha256)
@@ -59,6 +62,7 @@ def find(plan: ComparisonPlan, ground: Ground, out: Path) -> Found:
             if (error := error_of(cell, out)) is not None:
                 errors[cell.key] = error
             continue
+        machines |= {name} if (name := result["plan_ms"].get("hardware")) else set()
         outcomes.setdefault(cell.method, {}).setdefault(cell.distance, {})[cell.run_name] = outcomes_of(result, cell.distance, stratum)
     return Found(
         outcomes=outcomes,
@@ -67,6 +71,7 @@ def find(plan: ComparisonPlan, ground: Ground, out: Path) -> Found:
         errors=errors,
         not_measured=tuple(missing),
         manifests={distance: prepared.manifest.sha256 for distance, prepared in pairs.items()},
+        hardware=tuple(sorted(machines)),
     )
 
 
@@ -101,7 +106,7 @@ def summarise(plan: ComparisonPlan, out: Path, *, command: str = "") -> dict[str
         "not_measured": list(found.not_measured),
         "latency_conditions": _conditions(latency, plan.device),
         "versions": versions(),
-        "hardware": hardware(),
+        "hardware": list(found.hardware),
         "command": command,
     }
 
@@ -159,7 +164,7 @@ def _kind(name: str) -> str:
     return FLOOR if name in FLOORS else CEILING if name in CEILINGS or name == EXPERT else POLICY
 
 
-def _conditions(latency: Mapping[str, Mapping[str, Any]], device: str) -> dict[str, Any] | None:
+def _conditions(latency: Mapping[str, Mapping[str, Any]], device: Device) -> dict[str, Any] | None:
     """On what the decisions were timed, and how busy it was."""
     timed = [each for each in latency.values() if "load_average" in each]
     if not timed:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lewm.evaluation.outcomes import FLOORS
+from lewm.evaluation.results import settings_words
 
 NOT_MEASURED = "not measured yet"
 
@@ -54,9 +55,8 @@ def _difference_rows(result: dict[str, Any]) -> list[list[str]]:
 
 
 def _notes(result: dict[str, Any]) -> list[str]:
-    kinds = [word for word in ("rest_start", "stitched") if result[f"is_{word}"]]
-    pairs = ", ".join([result["stratum"], *kinds])
-    lines = [f"{result['env']}, {pairs} pairs of protocol heldout, budget 2 D, seed {result['seed']}; runs {', '.join(result['runs'])}"]
+    pairs = f"{result['stratum']} pairs of protocol heldout{settings_words(result)}"
+    lines = [f"{result['env']}, {pairs}, budget 2 D, seed {result['seed']}; runs {', '.join(result['runs'])}"]
     hashes = [f"D = {distance} {sha256[:12]}" for distance, sha256 in sorted(result["manifests"].items(), key=lambda item: int(item[0]))]
     lines += [f"pairs (SHA-256 of the manifest): {', '.join(hashes)}"] if hashes else []
     conditions = result["latency_conditions"]

@@ -44,13 +44,16 @@ class BlockSpace:
         return self.action_spec.block_dimension(self.action_block)
 
     def per_block(self, values: Sequence[float], device: torch.device) -> Float[Tensor, " A"]:
-        """Per-env-step values [a], repeated for each env step of a block; not to be changed in place."""
+        """Per-env-step values [a], repeated for each env step of a block; shared between calls: not to be changed in place."""
         return _repeated(tuple(values), self.action_block, device)
 
     def typical(self, device: torch.device) -> Float[Tensor, " A"]:
-        """What is known of a block before any search: the mean of the training actions, or the same probability for every choice."""
+        """What is known of a block before any search: the mean of the training actions, or the same probability for every choice.
+
+        The tensor is the caller's own.
+        """
         choices = self.action_spec.num_choices
-        return self.per_block((1 / choices,) * choices if self.action_spec.kind == "discrete" else self.mean, device)
+        return self.per_block((1 / choices,) * choices if self.action_spec.kind == "discrete" else self.mean, device).clone()
 
     def executable(self, blocks: Float[Tensor, "*E A"]) -> Float[Tensor, "*E A"]:
         """The nearest blocks that the world takes: within its bounds, or one-hot."""
@@ -143,7 +146,10 @@ class Policy(Protocol):
 
 @functools.lru_cache(maxsize=64)
 def _repeated(values: tuple[float, ...], count: int, device: torch.device) -> Float[Tensor, " A"]:
-    """Kept, because a copy to a GPU waits for all that it has still to do, and a search asks in every iteration."""
+    """Kept, because a copy to a GPU waits for all that it has still to do, and a search asks in every iteration.
+
+    Every caller gets the same tensor: nobody may change it in place.
+    """
     with torch.inference_mode(False):  # it may be asked for again outside
         return torch.tensor(values, dtype=torch.float32, device=device).repeat(count)
 

@@ -35,7 +35,10 @@ class Recording:
 
 
 class GraphedRollout:
-    """A rollout that is recorded at the first call with arguments of a size, and replayed at all later ones.
+    """A rollout that is recorded at the second call with arguments of a size, and replayed from then on; the first call of a size is an ordinary one.
+
+    To record takes more than three calls, and many sizes come by once: an agent that drops the episodes that are over has another number of them at
+    almost every plan, and a search may ask only once per plan what its result costs. A size whose recording made room for others begins anew.
 
     The same kernels run on the same numbers, so results are those of the rollout. Where gradients are on, it is called as it is. The weights may
     change in place, but not move: a model that is moved afterwards needs a new one.
@@ -44,6 +47,7 @@ class GraphedRollout:
     def __init__(self, rollout: Rollout, *, most_graphs: int = MOST_GRAPHS) -> None:
         self._rollout, self._most_graphs = rollout, most_graphs
         self._recordings: dict[Any, Recording] = {}  # in the order of their last use
+        self._seen: set[Any] = set()  # sizes that came by once, and have no recording
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # one for all: libraries allocate for each stream that they see
 
@@ -55,7 +59,11 @@ class GraphedRollout:
             return self._rollout(context, past_blocks, candidates)
         arguments = (context, past_blocks, candidates)
         key = (*((argument.shape, argument.dtype) for argument in arguments), torch.is_autocast_enabled("cuda"))
+        if key not in self._recordings and key not in self._seen:
+            self._seen.add(key)
+            return self._rollout(*arguments)
         recording = self._recordings.pop(key, None) or self._record(arguments)
+        self._seen.discard(key)
         self._recordings[key] = recording
         if len(self._recordings) > self._most_graphs:  # only after a recording, which waited for all replays before it
             del self._recordings[next(iter(self._recordings))]

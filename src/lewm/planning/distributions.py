@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lewm.config import PlannerConfig
 from lewm.planning.base import BlockSpace, one_hot_choices
-from lewm.planning.noise import coloured_noise, moved, smoothed_noise, uniform_choices
+from lewm.planning.noise import coloured_noise, on_device, smoothed_noise, uniform_choices
 
 
 def start_distribution(
@@ -80,7 +80,7 @@ class GaussianBlocks:
         num_episodes, num_steps, block = self.centre.shape
         num_candidates = num_candidates or self.config.num_candidates
         noise = self._noise(seeds, iteration, num_candidates, num_steps * self.space.action_block)
-        noise = moved(noise.reshape(num_episodes, num_candidates, num_steps, block), self.centre.device).to(self.centre)  # N a -> T A
+        noise = on_device(noise.reshape(num_episodes, num_candidates, num_steps, block), self.centre.device).to(self.centre)  # N a -> T A
         noise[:, 0] = 0
         return self.centre[:, None] + self.std[:, None] * noise
 
@@ -162,8 +162,8 @@ class CategoricalBlocks:
         )
         device = self.probabilities.device
         limits = self.probabilities.reshape(num_episodes, 1, -1, num_choices).cumsum(-1)[..., :-1]  # T A -> N a
-        drawn = (moved(uniform, device)[..., None] >= limits).sum(-1)  # E S N
-        choices = drawn.gather(-1, moved(source, device))
+        drawn = (on_device(uniform, device)[..., None] >= limits).sum(-1)  # E S N
+        choices = drawn.gather(-1, on_device(source, device))
         samples = torch.nn.functional.one_hot(choices, num_choices).to(self.probabilities)
         samples = samples.reshape(num_episodes, num_candidates, num_steps, block)  # N a -> T A
         samples[:, 0] = self.mode

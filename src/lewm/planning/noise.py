@@ -18,7 +18,7 @@ def episode_generator(episode_seed: int, plan_index: int, iteration: int) -> np.
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
-def moved(numbers: Shaped[Tensor, "*E"], device: torch.device) -> Shaped[Tensor, "*E"]:
+def on_device(numbers: Shaped[Tensor, "*E"], device: torch.device) -> Shaped[Tensor, "*E"]:
     """The numbers on a device: to a GPU from pinned memory, so that the next ones are drawn while it is still busy with these."""
     return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)
 
