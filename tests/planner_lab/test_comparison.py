@@ -173,6 +173,7 @@ def test_the_kind_of_pairs_reaches_those_who_make_them(runs: tuple[Path, ...], d
     """Two-room has no ways to stitch, and says so."""
     with pytest.raises(ConfigError, match="stitched"):
         run_comparison(plan_of(runs, data, is_stitched=True), tmp_path / "out", say=lambda text: None)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_table_of_nothing_is_refused(runs: tuple[Path, ...], data: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from lewm.planner_lab.cells import result_path, run_cell
 from lewm.planner_lab.heads import run_with_head, train_heads
 from lewm.planner_lab.latency import identity, latency_path, read_latency
 from lewm.planner_lab.methods import METHODS, RECIPES
-from lewm.planner_lab.plan import ComparisonPlan, Ground, RunFacts, check_place
+from lewm.planner_lab.plan import ComparisonPlan, Ground, RunFacts
 from lewm.planner_lab.running import _place, _prepare, list_cells, run_comparison
 from lewm.planner_lab.summary import find, summarise
 from lewm.planner_lab.table import text_tables
@@ -30,7 +30,6 @@ def on_cpu(runs: tuple[Path, ...], data: Path) -> tuple[ComparisonPlan, Path]:
     """A comparison of one method with one run that was done on a CPU, and whose decisions were timed there."""
     out, plan = data.parent / "on-cpu", plan_of((runs[0],), data, methods=("cem",), num_pairs=2)
     ground = Ground.of(plan)
-    check_place(plan, ground, out)
     _prepare(plan, ground, 8, out, lambda text: None)
     (cell,) = list_cells(plan, ground, out).cells
     run_cell(cell, _place(cell, plan, ground, out))

@@ -147,17 +147,7 @@ class Ground:
 
 def check_place(plan: ComparisonPlan, ground: Ground, out: Path) -> None:
     """Refuse to mix comparisons on different pairs; more runs, methods, policies or distances may be added."""
-    identity = {
-        "format": FORMAT,
-        "env": ground.env,
-        "env_options": ground.env_options,
-        "dataset_sha256": ground.dataset_sha256,
-        "num_pairs": plan.num_pairs,
-        "strata": ground.strata,
-        "seed": plan.seed,
-        **plan.kind_of_pairs,
-    }
-    identity = json.loads(json.dumps(identity))
+    identity = _identity(plan, ground)
     path = out / PLAN_FILE
     if path.is_file():
         before = json.loads(path.read_text())
@@ -169,4 +159,24 @@ def check_place(plan: ComparisonPlan, ground: Ground, out: Path) -> None:
                 )
     elif out.exists() and any(out.iterdir()):
         raise ConfigError(f"{str(out)!r} already exists and holds no comparison; choose another --out")
-    write_json(path, identity)
+
+
+def write_plan(plan: ComparisonPlan, ground: Ground, out: Path) -> None:
+    """Mark the directory as this comparison's: once its pairs can be made, for one that cannot begin leaves nothing behind."""
+    write_json(out / PLAN_FILE, _identity(plan, ground))
+
+
+def _identity(plan: ComparisonPlan, ground: Ground) -> dict[str, Any]:
+    """What all cells of a comparison share, as a file would hold it."""
+    identity = {
+        "format": FORMAT,
+        "env": ground.env,
+        "env_options": ground.env_options,
+        "dataset_sha256": ground.dataset_sha256,
+        "num_pairs": plan.num_pairs,
+        "strata": ground.strata,
+        "seed": plan.seed,
+        **plan.kind_of_pairs,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(identity))
+    return plain

@@ -23,7 +23,7 @@ from lewm.planner_lab.cells import SIMULATOR, Cell, CellPlace, error_of, finishe
 from lewm.planner_lab.heads import keep_latents, run_with_head, train_heads, why_missing
 from lewm.planner_lab.latency import is_measured, latency_path, measure, read_latency
 from lewm.planner_lab.methods import CEILINGS, METHODS, is_for
-from lewm.planner_lab.plan import ComparisonPlan, Ground, RunFacts, check_place
+from lewm.planner_lab.plan import ComparisonPlan, Ground, RunFacts, check_place, write_plan
 from lewm.planning.proposing import uses_training_data
 from lewm.run_directory import write_json
 
@@ -117,6 +117,7 @@ def _prepare(plan: ComparisonPlan, ground: Ground, distance: int, out: Path, say
             say(f"{error}; making them again")
     say(f"making {plan.num_pairs} pairs per stratum of {ground.env} at D = {distance}, and their floors")
     prepared = prepare_pairs(ground.env, ground.env_options, distances=(distance,), num_pairs=plan.num_pairs, **_pair_settings(plan, ground))
+    write_plan(plan, ground, out)
     prepared.save(path)
     return prepared
 
