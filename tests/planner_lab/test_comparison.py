@@ -14,6 +14,7 @@ from lewm.commands.planners import planners
 from lewm.data.collect import collect
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation.across_seeds import outcomes_of, rate_over_seeds, read_success
+from lewm.evaluation.arrivals import claims_of, hallucination_rate
 from lewm.evaluation.results import content_sha256
 from lewm.evaluation.verify import verify_result
 from lewm.planner_lab.cells import Cell, CellPlace, error_of, finished, run_cell
@@ -81,6 +82,15 @@ def test_a_row_has_the_interval_over_seeds_and_episodes(stopped_and_done) -> Non
     assert (row["n"], row["num_seeds"], row["difference"]) == (4, 2, None)
 
 
+def test_plans_are_watched_for_arrivals_and_agents_without_plans_are_not(stopped_and_done) -> None:
+    plan, out, _, _ = stopped_and_done
+    rows = {row["method"]: row["by_distance"]["8"]["hallucination"] for row in summarise(plan, out)["rows"]}
+    results = [read_success(out / "cells" / f"cem--seed{seed}--D8.json") for seed in range(2)]
+    claims = [claims_of(result, 8, "same-room") for result in results]
+    assert rows["cem"] == hallucination_rate(claims, [outcomes_of(result, 8, "same-room") for result in results])
+    assert [rows[name] for name in ("random", "learned", "expert")] == [None] * 3
+
+
 def test_floors_methods_policies_and_ceilings_are_in_the_table_and_what_is_missing_is_named(stopped_and_done) -> None:
     plan, out, _, _ = stopped_and_done
     wider = plan_of(plan.runs, plan.data, policies=plan.policies, distances=(8, 12))
@@ -91,7 +101,7 @@ def test_floors_methods_policies_and_ceilings_are_in_the_table_and_what_is_missi
     assert "*.26 (re-run; D 25, 50 steps)*" in text
     assert "3 cells are not measured yet: cem--seed0--D12, cem--seed1--D12, learned--policy-seed1--D12" in text
     assert all(
-        len(line.split("|")) == 11 for line in text.splitlines() if line.startswith("| ") and "kind" in text.splitlines()[0] and "D 25" in line
+        len(line.split("|")) == 12 for line in text.splitlines() if line.startswith("| ") and "kind" in text.splitlines()[0] and "D 25" in line
     )
 
 

@@ -93,6 +93,24 @@ def hierarchical_bootstrap(
     return _percentile_estimate(float(solved.mean()), resampled, confidence)
 
 
+def hierarchical_ratio(
+    parts: Sequence[np.ndarray], wholes: Sequence[np.ndarray], *, seed: int = 0, confidence: float = 0.95, num_resamples: int = NUM_RESAMPLES
+) -> Estimate:
+    """How often ``parts`` are so among ``wholes``, with seeds and pairs drawn as in ``hierarchical_bootstrap``.
+
+    Both hold one bool [n] per training seed, all for the same pairs in the same order, with at least one whole among them; a resample without any is
+    left out.
+    """
+    part, whole = (np.stack([np.asarray(each, np.float64) for each in side]) for side in (parts, wholes))  # [seeds, n]
+    if part.shape != whole.shape or whole.sum() == 0:
+        raise ConfigError(f"a ratio needs parts and at least one whole of the same pairs, got shapes {part.shape} and {whole.shape}")
+    pair_weights = _indices_as_weights(seed, 0, num_resamples, whole.shape[1])
+    seed_weights = _indices_as_weights(seed, 1, num_resamples, len(whole))
+    parts_drawn, wholes_drawn = (((seed_weights @ each) * pair_weights).sum(1) for each in (part, whole))
+    is_there = wholes_drawn > 0
+    return _percentile_estimate(float(part.sum() / whole.sum()), parts_drawn[is_there] / wholes_drawn[is_there], confidence)
+
+
 def hierarchical_difference(
     first: Sequence[np.ndarray], second: Sequence[np.ndarray], *, seed: int = 0, confidence: float = 0.95, num_resamples: int = NUM_RESAMPLES
 ) -> Estimate:

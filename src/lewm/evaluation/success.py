@@ -29,6 +29,15 @@ class TakesNotes(Protocol):
 
 
 @runtime_checkable
+class Watched(Protocol):
+    """A policy whose plans somebody looks at."""
+
+    @property
+    def watch(self) -> Any:
+        """None, or who has a ``note`` on the pairs afterwards."""
+
+
+@runtime_checkable
 class OnDevice(Protocol):
     """A policy whose networks are somewhere."""
 
@@ -112,10 +121,17 @@ def evaluate(
     """
     outcomes, times = run_episodes(policy, manifest, progress=progress)
     if isinstance(policy, TakesNotes):
-        unverified = (unverified or {}) | {"planner": (unverified or {}).get("planner", {}) | policy.notes()}
+        unverified = _with_notes(unverified, policy.notes())
+    if isinstance(policy, Watched) and policy.watch is not None:
+        unverified = _with_notes(unverified, policy.watch.note({manifest.policy_seed(pair): pair.id for pair in manifest.pairs}))
     single = time_single_plans(policy, manifest, num_latency_episodes)
     plan_ms = _plan_ms(times, single, str(policy.device) if isinstance(policy, OnDevice) else "cpu")
     return _completed(manifest, outcomes, (unverified or {}) | {"plan_ms": plan_ms}, progress, references)
+
+
+def _with_notes(unverified: dict[str, Any] | None, notes: dict[str, Any]) -> dict[str, Any]:
+    known = unverified or {}
+    return known | {"planner": known.get("planner", {}) | notes}
 
 
 def evaluate_scripted(

@@ -19,6 +19,7 @@ from lewm.data.episodes import EpisodeStore
 from lewm.envs.base import make_batch
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation.agents import agent_of, head_of
+from lewm.evaluation.arrivals import watch_arrivals
 from lewm.evaluation.atari_table import atari_table
 from lewm.evaluation.dataset_protocols import protocol_options, protocol_planner
 from lewm.evaluation.label_goals import compare_goals, kind_of_comparison, matching_store
@@ -30,6 +31,7 @@ from lewm.evaluation.success import NUM_LATENCY_EPISODES, evaluate_success
 from lewm.evaluation.surprise import surprise_table
 from lewm.learned_policies.agent import LearnedAgent
 from lewm.learned_policies.checkpoints import PolicyCheckpoint, is_policy, load_policy_checkpoint
+from lewm.planning.direct import DirectPolicy
 from lewm.planning.mpc import MPCPolicy
 from lewm.registry import EVALUATIONS
 from lewm.versions import versions
@@ -59,6 +61,7 @@ def evaluate(
     data: Path | str | None = None,
     prepared: PreparedPairs | None = None,
     num_latency_episodes: int = NUM_LATENCY_EPISODES,
+    watch_with: Path | str | None = None,
     device: str = "cpu",
     command: str = "",
     progress: Callable[[str], None] | None = None,
@@ -73,6 +76,7 @@ def evaluate(
     actions are retrieved from it (``planner.proposals``). The pairs of every
     protocol but ``heldout`` are rows of it; there it defaults to the run's own training set, if that is still where it was. ``prepared`` are
     the pairs of these very settings with their floors, made before; single plans of ``num_latency_episodes`` are timed afterwards.
+    With ``watch_with``, a dataset of the run's kind, the result also says in which pairs a plan imagined to arrive (``arrivals``).
     """
     checkpoint = load_policy_checkpoint(run, device) if is_policy(run) else load_checkpoint(run, device)
     name, options = world_of(checkpoint, env, env_options)
@@ -81,6 +85,8 @@ def evaluate(
     if data is None and protocol != HELDOUT:
         data = _own_training_set(checkpoint, Path(run))
     agent, acting = _agent_of(checkpoint, planner, protocol, name, options, data)
+    if watch_with is not None and isinstance(checkpoint, Checkpoint) and isinstance(agent, MPCPolicy) and not isinstance(agent, DirectPolicy):
+        watch_arrivals(agent, checkpoint, matching_store(checkpoint, watch_with))
     return evaluate_success(
         agent,
         env=name,

@@ -136,6 +136,7 @@ def _evaluated(cell: Cell, place: CellPlace, prepared: PreparedPairs) -> dict[st
         planner=cell.planner,
         data=None if cell.planner is None else data_for(cell.planner, place.env, place.data),
         num_latency_episodes=0,  # cells share a machine; decisions are timed afterwards
+        watch_with=place.data,
         device=place.device,
         command=COMMAND,
         **pairs,

@@ -12,6 +12,7 @@ import numpy as np
 
 from lewm.errors import ConfigError
 from lewm.evaluation.across_seeds import outcomes_of, rate_of
+from lewm.evaluation.arrivals import MEANING, claims_of, hallucination_rate
 from lewm.evaluation.intervals import hierarchical_difference, paired_difference_over_seeds
 from lewm.evaluation.outcomes import FLOORS
 from lewm.evaluation.prepared_pairs import PreparedPairs
@@ -26,7 +27,7 @@ from lewm.versions import versions
 
 FORMAT = 2
 Outcomes = dict[str, dict[int, dict[str, np.ndarray]]]
-"""Method -> distance -> run -> which pairs were solved, bool [n]."""
+"""Method -> distance -> run -> which pairs were solved, or in which a plan imagined to arrive, bool [n]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,8 @@ class Found:
     """What a comparison has so far."""
 
     outcomes: Outcomes
+    claims: Outcomes
+    """In which a plan imagined to arrive, of the cells that know it."""
     cells: tuple[Cell, ...]
     left_out: dict[str, str]
     errors: dict[str, str]
@@ -52,6 +55,7 @@ def find(plan: ComparisonPlan, ground: Ground, out: Path) -> Found:
         for name, hits in _references(prepared).items():
             ids = [pair.id for pair in prepared.manifest.at(distance) if pair.stratum == stratum]
             outcomes.setdefault(name, {})[distance] = {SIMULATOR: np.array([hits[pair] is not None for pair in ids])}
+    claims: Outcomes = {}
     errors: dict[str, str] = {}
     missing, machines = [], set()
     for cell in listing.cells:
@@ -64,8 +68,11 @@ def find(plan: ComparisonPlan, ground: Ground, out: Path) -> Found:
             continue
         machines |= {name} if (name := result["plan_ms"].get("hardware")) else set()
         outcomes.setdefault(cell.method, {}).setdefault(cell.distance, {})[cell.run_name] = outcomes_of(result, cell.distance, stratum)
+        if (claimed := claims_of(result, cell.distance, stratum)) is not None:
+            claims.setdefault(cell.method, {}).setdefault(cell.distance, {})[cell.run_name] = claimed
     return Found(
         outcomes=outcomes,
+        claims=claims,
         cells=listing.cells,
         left_out=listing.left_out,
         errors=errors,
@@ -100,6 +107,7 @@ def summarise(plan: ComparisonPlan, out: Path, *, command: str = "") -> dict[str
         "distances": sorted(plan.distances),
         "manifests": {str(distance): sha256 for distance, sha256 in found.manifests.items()},
         "baseline": BASELINE,
+        "hallucination": MEANING,
         "rows": sorted(rows, key=lambda row: KINDS.index(row["kind"])),
         "left_out": found.left_out,
         "errors": found.errors,
@@ -149,6 +157,7 @@ def _row(name: str, found: Found, ground: Ground, latency: Mapping[str, Any]) ->
                 "n": len(next(iter(runs.values()))),
                 "num_seeds": len(runs),
                 "rate_per_seed": {run: float(each.mean()) for run, each in runs.items()},
+                "hallucination": _hallucination(found.claims.get(name, {}).get(distance, {}), runs),
                 "difference": None if name in (BASELINE, *FLOORS) else difference_to(runs, found.outcomes.get(BASELINE, {}).get(distance, {})),
             }
             for distance, runs in sorted(by_distance.items())
@@ -156,6 +165,11 @@ def _row(name: str, found: Found, ground: Ground, latency: Mapping[str, Any]) ->
         "latency": measured or None,
         "published": published(ground.env, name),
     }
+
+
+def _hallucination(claims: Mapping[str, np.ndarray], solved: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+    """Over the runs whose plans were watched; None without any."""
+    return hallucination_rate(list(claims.values()), [solved[run] for run in claims]) if claims else None
 
 
 def _kind(name: str) -> str:

@@ -11,20 +11,24 @@ NOT_MEASURED = "not measured yet"
 
 def text_tables(result: dict[str, Any]) -> str:
     """For the console."""
-    parts = [_aligned(_success_rows(result)), f"success minus that of {result['baseline']}:", _aligned(_difference_rows(result)), *_notes(result)]
-    return "\n".join(parts)
+    parts = [_aligned(_success_rows(result))]
+    for title, rows in _smaller_tables(result):
+        parts += [f"{title}:", _aligned(rows)]
+    return "\n".join([*parts, *_notes(result)])
 
 
 def markdown_tables(result: dict[str, Any]) -> str:
     """For documents; published figures, which are not comparable, are in italics."""
     success = [[*row[:-1], f"*{row[-1]}*" if row[-1] else ""] for row in _success_rows(result)]
-    parts = [_markdown(success), f"Success minus that of `{result['baseline']}`:", _markdown(_difference_rows(result)), *_notes(result)]
-    return "\n\n".join(parts) + "\n"
+    parts = [_markdown(success)]
+    for title, rows in _smaller_tables(result):
+        parts += [f"{title[0].upper()}{title[1:]}:", _markdown(rows)]
+    return "\n\n".join([*parts, *_notes(result)]) + "\n"
 
 
 def _success_rows(result: dict[str, Any]) -> list[list[str]]:
     distances = [str(distance) for distance in result["distances"]]
-    ends = ["n x seeds", "ms/decision p50 / p95", "ms/env step", "published (their protocol, budget)"]
+    ends = ["hallucinations", "n x seeds", "ms/decision p50 / p95", "ms/env step", "published (their protocol, budget)"]
     rows = [["method", "kind", "futures", *(f"D = {distance}" for distance in distances), *ends]]
     for row in result["rows"]:
         latency = row["latency"] or {}
@@ -35,12 +39,30 @@ def _success_rows(result: dict[str, Any]) -> list[list[str]]:
                 row["kind"],
                 "-" if row["futures_per_plan"] is None else str(row["futures_per_plan"]),
                 *(_interval(row["by_distance"].get(distance, {}).get("success")) for distance in distances),
+                _hallucinations([row["by_distance"].get(distance, {}) for distance in distances]),
                 _sizes(list(row["by_distance"].values())),
                 f"{latency['p50_ms']:.1f} / {latency['p95_ms']:.1f}" if timed else "-",
                 f"{latency['ms_per_env_step']:.1f}" if timed else "-",
                 row["published"],
             ]
         )
+    return rows
+
+
+def _smaller_tables(result: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
+    """Title and rows of what stands below the success; hallucinations only where a plan was watched."""
+    tables = [(f"success minus that of {result['baseline']}", _difference_rows(result))]
+    hallucinations = _hallucination_rows(result)
+    return [*tables, (f"hallucinations: {result['hallucination']}", hallucinations)] if len(hallucinations) > 1 else tables
+
+
+def _hallucination_rows(result: dict[str, Any]) -> list[list[str]]:
+    distances = [str(distance) for distance in result["distances"]]
+    rows = [["method", *(f"D = {distance}" for distance in distances)]]
+    for row in result["rows"]:
+        found = [row["by_distance"].get(distance, {}).get("hallucination") for distance in distances]
+        if any(found):
+            rows.append([row["method"], *("-" if each is None else f"{_interval(each)} n={each['n']}" for each in found)])
     return rows
 
 
@@ -82,6 +104,12 @@ def _difference(difference: dict[str, Any] | None) -> str:
         return "-"
     p = "" if difference["p"] is None else f" p={difference['p']:.2g}"
     return f"{difference['rate']:+.2f} [{difference['low']:+.2f}, {difference['high']:+.2f}]{p}"
+
+
+def _hallucinations(by_distance: Sequence[dict[str, Any]]) -> str:
+    """The rates of all distances, ``0.00 / 0.04``; ``-`` where no plan was watched or none imagined to arrive."""
+    rates = [fields.get("hallucination") for fields in by_distance]
+    return " / ".join("-" if rate is None else f"{rate['rate']:.2f}" for rate in rates) if any(rates) else "-"
 
 
 def _sizes(by_distance: Sequence[dict[str, Any]]) -> str:

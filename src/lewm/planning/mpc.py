@@ -9,7 +9,7 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -63,6 +63,15 @@ class PolicyState:
     """What the planner wants back from the plan in force, NaN before the first."""
 
 
+class PlanWatch(Protocol):
+    """Is shown every plan that an agent makes, and changes nothing."""
+
+    def __call__(
+        self, policy: "MPCPolicy", state: PolicyState, context: Float[Tensor, "E H D"], past_blocks: Float[Tensor, "E H-1 A"], plan: Plan
+    ) -> None:
+        """One plan per episode of ``state``, and what it was made from."""
+
+
 class MPCPolicy:
     """An agent that reaches goals by planning with a world model (the ``Policy`` contract).
 
@@ -105,6 +114,7 @@ class MPCPolicy:
         self.propose = proposer_of(config, self.heads)
         mean, std = model.action_statistics()
         self.space = BlockSpace(action_spec=model.action_spec, action_block=model.action_block, mean=mean, std=std)
+        self.watch: PlanWatch | None = None
 
     @property
     def device(self) -> torch.device:
@@ -227,15 +237,19 @@ class MPCPolicy:
         return state.goals
 
     def _plan_group(self, state: PolicyState, length: int) -> Plan:
-        return self.plan_from(
-            state.latents[:, -length:],
-            state.blocks[:, state.blocks.shape[1] - (length - 1) :],
+        context, past_blocks = state.latents[:, -length:], state.blocks[:, state.blocks.shape[1] - (length - 1) :]
+        plan = self.plan_from(
+            context,
+            past_blocks,
             self._aims(state),
             seeds=list(zip(state.seeds.tolist(), state.num_plans.tolist(), strict=True)),
             initial=self._rest_of_plan(state) if self.config.use_warm_start else None,
             previous=self._executed(state),
             elites=None if state.elites is None else self._rest_of_elites(state.elites),
         )
+        if self.watch is not None:
+            self.watch(self, state, context, past_blocks, plan)
+        return plan
 
     @torch.no_grad()
     def plan_from(

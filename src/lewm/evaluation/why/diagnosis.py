@@ -13,6 +13,7 @@ import numpy as np
 
 from lewm.envs.base import make_batch
 from lewm.errors import ConfigError
+from lewm.evaluation.arrivals import arrival_threshold
 from lewm.evaluation.intervals import wilson
 from lewm.evaluation.outcomes import Outcome, run_policy, run_scripted
 from lewm.evaluation.protocol import Manifest, Pair
@@ -20,7 +21,7 @@ from lewm.evaluation.results import pair_batch
 from lewm.evaluation.why.coalitions import COALITIONS, PARTS, Coalition
 from lewm.evaluation.why.oracles import Parts, SwappedAgent, SwappedPolicy, World
 from lewm.evaluation.why.shapley import attribution
-from lewm.evaluation.why.trust import arrival_threshold, hallucination, trust
+from lewm.evaluation.why.trust import hallucination, trust
 from lewm.evaluation.why.watching import Promise, WatchedPolicy
 
 Progress = Callable[[str], None]
@@ -63,7 +64,7 @@ def diagnose(parts: Parts, world: World, question: Question, progress: Progress 
         "success": wilson(int(is_solved.sum()), len(is_solved)),
         "num_swapped_pairs": len(own),
         **_blamed(values, question),
-        "hallucination": hallucination(promises, is_solved, arrival_threshold(parts, world.translator)),
+        "hallucination": hallucination(promises, is_solved, arrival_threshold(parts.distance, parts.readout, *world.translator.steps)),
         **trust(promises, is_solved),
         "episodes": [
             {"pair": pair.id, "solved": outcome.solved, "first_hit": outcome.first_hit, "plans": [asdict(plan) for plan in plans]}

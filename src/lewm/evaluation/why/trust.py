@@ -7,25 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
+from lewm.evaluation.arrivals import MEANING
 from lewm.evaluation.intervals import separation, wilson
 from lewm.evaluation.why.calibration import abstention, judged_confidence, reliability
-from lewm.evaluation.why.oracles import Parts
-from lewm.evaluation.why.translation import Translator
 from lewm.evaluation.why.watching import FEATURES, Promise
 
 MIN_PAIRS = 8
 """Fewer give no curve."""
-NEIGHBOUR_QUANTILE = 0.5
-
-
-def arrival_threshold(parts: Parts, translator: Translator) -> float:
-    """The planner's distance below which an imagined latent counts as arrived: the median between frames that are one model step apart."""
-    now, later = translator.steps
-    with torch.no_grad():
-        goals = now if parts.readout is None else parts.readout.read(now)
-        return float(torch.quantile(parts.distance(later, goals)[: 1 << 20], NEIGHBOUR_QUANTILE))
 
 
 def hallucination(promises: Sequence[Sequence[Promise]], is_solved: np.ndarray, threshold: float) -> dict[str, Any]:
@@ -35,7 +24,7 @@ def hallucination(promises: Sequence[Sequence[Promise]], is_solved: np.ndarray, 
     others = int((~claims).sum())
     return {
         "threshold": threshold,
-        "meaning": "failures among episodes in which a plan imagined to come as near to the goal as frames one model step apart are (median)",
+        "meaning": MEANING,
         "n": num_claims,
         "num_failed": num_failed,
         "rate": wilson(num_failed, num_claims) if num_claims else None,

@@ -12,11 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lewm.evaluation.arrivals import imagined_ends
 from lewm.evaluation.why.oracles import Parts
 from lewm.planning.base import Plan
 from lewm.planning.costs import ImaginedCost
 from lewm.planning.mpc import MPCPolicy
-from lewm.planning.terms import Term, distances_to, reduce_over_horizon
+from lewm.planning.terms import Term
 
 FEATURES = ("log of the distance at the imagined end", "log of the distance at the start", "log of the spread of the elites' costs")
 SMALLEST = 1e-9
@@ -85,8 +86,7 @@ class WatchedPolicy(MPCPolicy):
     ) -> Plan:
         """See ``MPCPolicy.plan_from``."""
         plan = super().plan_from(context, past_blocks, goals, seeds=seeds, initial=initial, previous=previous, elites=elites)
-        imagined = self.rollout(context, past_blocks, plan.blocks[:, None])  # E 1 T D
-        ends = reduce_over_horizon(distances_to(goals, imagined, self.distance), "last" if self.config.cost == "last" else "min")[:, 0]
+        ends = imagined_ends(self, context, past_blocks, plan, goals, self.distance)
         starts = self.distance(context[:, -1], goals)
         assert self._watched is not None
         spread = torch.zeros_like(ends) if self._watched.spread is None else self._watched.spread
