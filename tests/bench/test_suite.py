@@ -24,7 +24,7 @@ TOLERANCES = {"sigreg": 1e-5, "render": 1 / 255, "train": 1e-5, "paper": 1e-5, "
 @pytest.fixture(scope="module", params=ORDER)
 def quick(request: pytest.FixtureRequest) -> tuple[str, list[Row], dict]:
     measured = {}
-    result = run_benches([request.param], QUICK, num_threads=1, command="a test", done=lambda name, rows, _: measured.update({name: rows}))
+    result = run_benches([request.param], QUICK, num_threads=1, command="a test", done=lambda name, rows: measured.update({name: rows}))
     return request.param, measured[request.param], result
 
 
@@ -122,9 +122,10 @@ def test_what_was_measured_before_a_failure_has_been_handed_over(monkeypatch: py
     monkeypatch.setattr("lewm.bench.render.measure", lambda options: 1 / 0)
     seen = []
     with pytest.raises(ZeroDivisionError, match="division"):
-        run_benches(["plan", "render"], QUICK, num_threads=1, done=lambda name, rows, result: seen.append(json.dumps(result)))
-    (result,) = map(json.loads, seen)
-    assert [bench["name"] for bench in result["benches"]] == ["plan"]
+        run_benches(["plan", "render"], QUICK, num_threads=1, measured=lambda row, result: seen.append(json.dumps(result)))
+    results = [json.loads(each) for each in seen]
+    assert [[bench["name"] for bench in result["benches"]] for result in results] == [["plan"]] * len(results)
+    assert [len(result["benches"][0]["rows"]) for result in results] == list(range(1, len(results) + 1))
 
 
 def test_the_command_prints_a_table_and_writes_the_file(tmp_path, capsys: pytest.CaptureFixture[str]):

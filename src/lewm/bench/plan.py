@@ -5,7 +5,7 @@ Axes: E episode, S candidate, T model step, H context, D latent, A action block.
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,7 +78,7 @@ class Case:
     target_aim: float | None = None
 
 
-def measure(options: BenchOptions) -> list[Row]:
+def measure(options: BenchOptions) -> Iterator[Row]:
     """Milliseconds per plan: CEM with 1, 16 and 64 episodes at once, every other planner with 1 and 16, and CEM at the paper's true size.
 
     On a GPU CEM alone, also in half precision and replayed as CUDA graphs, and the paper's search whole, with 1 and 16 episodes.
@@ -89,7 +89,8 @@ def measure(options: BenchOptions) -> list[Row]:
     size = 64 if options.is_quick else 1024 if options.device == "cpu" else 8192
     precisions = {str(variant.changes.get("precision", case.planner.precision)) for case in cases for variant in case.variants}
     peaks = {precision: _matmul_flops_per_second(size, precision, options.device) for precision in sorted(precisions)}
-    return [row for case in cases for row in _rows(case, peaks, options.device)]
+    for case in cases:
+        yield from _rows(case, peaks, options.device)
 
 
 def _laptop_cases(options: BenchOptions) -> list[Case]:

@@ -52,7 +52,8 @@ _ENTRIES = {
     "plan": Entry(target="lewm.bench.plan:measure", summary="plans of the laptop preset against a straight rollout"),
 }
 BENCHES = Table("bench", _ENTRIES)
-"""Name -> a function ``measure(options: BenchOptions) -> list[Row]``. To add one, write its file and add its line here."""
+"""Name -> a function ``measure(options: BenchOptions) -> Iterable[Row]``; one that takes minutes yields its rows as they come. To add one, write its
+file and add its line here."""
 ORDER = tuple(_ENTRIES)
 """In which they run when all of them do."""
 ON_DEVICES = ("sigreg", "train", "paper", "plan")
@@ -77,11 +78,13 @@ def run_benches(
     *,
     num_threads: int | None = None,
     command: str = "",
-    done: "Callable[[str, list[Row], dict[str, Any]], None] | None" = None,
+    measured: "Callable[[Row, dict[str, Any]], None] | None" = None,
+    done: "Callable[[str, list[Row]], None] | None" = None,
 ) -> dict[str, Any]:
     """Run benchmarks one after the other and return the result, ready for JSON.
 
-    ``num_threads`` is torch's (default: as it is). ``done`` is told each benchmark's name, its rows and the result so far as soon as they are there.
+    ``num_threads`` is torch's (default: as it is). ``measured`` is told each row and the result so far as soon as the row is there, ``done`` each
+    benchmark's name and all its rows.
     ``UnknownNameError`` for a name that is in no table, before any is run, and ``ConfigError`` for one that has no meaning on the device.
     """
     for name in names:
@@ -104,13 +107,18 @@ def run_benches(
             "duration_s": 0.0,
         }
         for name in names:
-            bench_start_s = time.perf_counter()
-            rows = BENCHES.load(name)(options)
-            now_s = time.perf_counter()
-            benches.append({"name": name, "rows": [row.as_json() for row in rows], "duration_s": round(now_s - bench_start_s, 2)})
-            result["duration_s"] = round(now_s - start_s, 2)
+            bench_start_s, rows = time.perf_counter(), []
+            bench: dict[str, Any] = {"name": name, "rows": []}
+            benches.append(bench)
+            for row in BENCHES.load(name)(options):
+                rows.append(row)
+                bench["rows"].append(row.as_json())
+                now_s = time.perf_counter()
+                bench["duration_s"], result["duration_s"] = round(now_s - bench_start_s, 2), round(now_s - start_s, 2)
+                if measured is not None:
+                    measured(row, result)
             if done is not None:
-                done(name, rows, result)
+                done(name, rows)
     return result
 
 

@@ -46,11 +46,12 @@ def bench(words: Sequence[str]) -> None:
         BenchOptions(is_quick=arguments.quick, use_compile=arguments.compile, device=arguments.device),
         num_threads=arguments.num_threads,
         command=command_line("bench", words),
-        done=lambda name, rows, result: _show(name, rows, result, arguments.json),
+        measured=lambda row, result: _keep(row, result, arguments.json),
+        done=lambda name, rows: console().print(bench_table(name, rows), markup=False),
     )
 
 
-def _show(name: str, rows: "list[Row]", result: dict[str, Any], file: Path | None) -> None:
-    """Print what is there and write the file anew, so that an interruption loses nothing that was measured."""
-    console().print(bench_table(name, rows), markup=False)
+def _keep(row: "Row", result: dict[str, Any], file: Path | None) -> None:
+    """Say that a row is there and write the file anew, so that an interruption loses nothing that was measured."""
+    say(f"{row.case}: {row.ours.median:.3g} {row.unit}, {row.ratio:.2f}x")
     write_result(file, result)
