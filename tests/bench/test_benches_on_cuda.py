@@ -23,7 +23,7 @@ needs_none = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machi
 @pytest.fixture(scope="module", params=ON_DEVICES)
 def quick(request: pytest.FixtureRequest) -> tuple[str, list[Row], dict]:
     measured: dict[str, list[Row]] = {}
-    result = run_benches([request.param], ON_CUDA, num_threads=1, done=lambda name, rows, _: measured.update({name: rows}))
+    result = run_benches([request.param], ON_CUDA, num_threads=1, done=lambda name, rows: measured.update({name: rows}))
     return request.param, measured[request.param], result
 
 
