@@ -165,6 +165,20 @@ def test_a_distance_that_the_pairs_do_not_have_is_refused(manifest: Manifest) ->
         Question.of(manifest, num_swapped=1, distance_env_steps=50)
 
 
+def test_the_first_pairs_of_every_stratum_can_be_asked_about_alone() -> None:
+    manifest = make_manifest("two-room", OPTIONS, distances=[20], num_pairs=3, seed=0)
+    question = Question.of(manifest, num_swapped=1, num_tried=2)
+    expected = [f"20/{stratum}/{number}" for stratum in manifest.strata for number in range(2)]
+    assert [pair.id for pair in question.pairs] == expected
+    assert [question.pairs[row].id for row in question.swapped] == expected[::2]
+
+
+@pytest.mark.parametrize("num_tried", [0, 9])
+def test_more_pairs_than_there_are_or_none_are_refused(num_tried: int, manifest: Manifest) -> None:
+    with pytest.raises(ConfigError, match=f"--episodes {num_tried}, but at D = 20 there are 1 to 8 pairs per stratum to try"):
+        Question.of(manifest, num_swapped=1, num_tried=num_tried)
+
+
 def test_the_table_says_who_is_to_blame_and_that_it_was_broken(diagnosed: dict[str, dict[str, Any]], manifest: Manifest) -> None:
     protocol = {"name": "heldout", "version": 1, "manifest_sha256": manifest.sha256}
     about = {"env": "two-room", "broken": "search", "manifest": manifest.to_dict(), "protocol": protocol}
