@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from lewm.config import Config
 from lewm.config_files import from_dict, to_dict
 from lewm.data.durable import directory_written_atomically
+from lewm.data.formats.store import Store
 from lewm.devices import check_device
 from lewm.errors import CheckpointError, DataError, LewmError
 from lewm.models.heads import PREFIX, Head, build_heads, declare_heads, head_tensors, load_head_tensors
 from lewm.models.world_model import WorldModel
 from lewm.schema import ActionSpec, ObservationSpec
+from lewm.versions import hardware, versions
 
 FORMAT = 1
 _PREFIX = "step-"
@@ -68,7 +70,7 @@ def save_checkpoint(
     trainer_tensors: dict[str, Tensor] | None = None,
     trainer_state: dict[str, Any] | None = None,
 ) -> Path:
-    """Write a checkpoint beside its final name and rename it there, so that a reader sees all of it or nothing."""
+    """Write a world model's checkpoint; ``trainer_tensors`` and ``trainer_state`` are what resuming needs."""
     description = {
         "format": FORMAT,
         "step": step,
@@ -78,10 +80,21 @@ def save_checkpoint(
         "env": env,
         "provenance": provenance,
     } | ({"heads": declare_heads(heads)} if heads else {})
+    return write_checkpoint(path, description, model.state_dict() | head_tensors(heads or {}), trainer_tensors, trainer_state)
+
+
+def write_checkpoint(
+    path: Path,
+    description: dict[str, Any],
+    tensors: Mapping[str, Tensor],
+    trainer_tensors: Mapping[str, Tensor] | None = None,
+    trainer_state: dict[str, Any] | None = None,
+) -> Path:
+    """Write a checkpoint beside its final name and rename it there, so that a reader sees all of it or nothing."""
     try:
         with directory_written_atomically(path) as temporary:
             (temporary / "config.json").write_text(json.dumps(description, indent=1) + "\n")
-            save_file(contiguous(model.state_dict() | head_tensors(heads or {})), temporary / "model.safetensors")
+            save_file(contiguous(tensors), temporary / "model.safetensors")
             if trainer_tensors is not None:
                 save_file(contiguous(trainer_tensors), temporary / "trainer.safetensors")
                 (temporary / "trainer.json").write_text(json.dumps(trainer_state) + "\n")
@@ -90,6 +103,17 @@ def save_checkpoint(
     except (DataError, SafetensorError) as error:
         raise CheckpointError(f"cannot write checkpoint {str(path)!r}: {error}; free some space or choose another --out, then `--resume`") from error
     return path
+
+
+def provenance_of(store: Store, command: str, device: str) -> dict[str, Any]:
+    """What weights come from that are trained on a dataset now."""
+    return {
+        "dataset_sha256": store.dataset_sha256,
+        "episode_seeds": store.index["seed"].tolist(),
+        "command": command,
+        "versions": versions(),
+        "hardware": hardware(device),
+    }
 
 
 def load_checkpoint(path: Path | str, device: str = "cpu") -> Checkpoint:
@@ -215,7 +239,7 @@ def _check_world_model(directory: Path, description: dict[str, Any]) -> None:
         )
 
 
-def contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors as safetensors takes them: copies in the machine's memory."""
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lewm.checkpoint import checkpoint_path, list_checkpoints, load_trainer
+from lewm.checkpoint import checkpoint_path, list_checkpoints, load_trainer, provenance_of
 from lewm.config import Config
 from lewm.config_files import sections_to_toml
 from lewm.data.formats.store import Store, open_store
@@ -28,10 +28,9 @@ from lewm.learned_policies.goals import GoalSampler
 from lewm.learned_policies.networks import LearnedPolicy
 from lewm.policy_config import POLICY_CONFIGS, PolicyConfig
 from lewm.registry import LEARNERS
-from lewm.resuming import optimizer_state, optimizer_tensors
+from lewm.resuming import check_same_run, optimizer_state, optimizer_tensors
 from lewm.run_directory import MetricsLog, check_run, prepare_run
 from lewm.training import Progress
-from lewm.versions import hardware, versions
 
 MAY_CHANGE_ON_RESUME = {"device", "num_threads", "log_every_steps", "checkpoint_every_steps"}
 
@@ -86,11 +85,11 @@ def train_policy(
     train_ids, _ = split_episodes(store.episode_ids, config.data.validation_fraction, config.data.split_seed)
     policy, sampler = _begin(name, config, settings, store, train_ids)
     optimizer = torch.optim.AdamW(_trained(policy), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    about = {"env": store.env, "provenance": _provenance(store, command, settings.device)}
+    about = {"env": store.env, "provenance": provenance_of(store, command, settings.device)}
     training = _Training(name=name, policy=policy, optimizer=optimizer, config=config, settings=settings, out=out, about=about)
     if resume:
         _restore(training)
-    prepare_run(out, _to_toml(training), resume=resume)
+    prepare_run(out, sections_to_toml(_sections(training.config, name, settings)), resume=resume)
     watcher = progress() if progress else None
     try:
         _fit(training, sampler, watcher)
@@ -184,15 +183,16 @@ def _save(training: _Training) -> None:
 
 
 def _restore(training: _Training) -> None:
-    """Continue from the newest checkpoint, if there is one; settings and data must be as they were."""
+    """Continue from the newest checkpoint, if there is one; the policy, its settings and its data must be as they were."""
     saved = list_checkpoints(training.out)
     if not saved:
         return
     checkpoint = load_policy_checkpoint(saved[-1])
-    _check_same(checkpoint.name, declared(checkpoint.settings), checkpoint.config, training)
-    before, now = checkpoint.provenance.get("dataset_sha256"), training.about["provenance"]["dataset_sha256"]
-    if before != now:
-        raise ConfigError(f"--resume with dataset {now[:12]}, but the run was started with {str(before)[:12]}; train to another --out")
+    name = training.name
+    if checkpoint.name != name:
+        raise ConfigError(f"--resume --policy {name}, but the run is one of {checkpoint.name}; keep it, or train to another --out")
+    before, asked = (_sections(each.config, name, each.settings) for each in (checkpoint, training))
+    check_same_run(before, asked, {name: MAY_CHANGE_ON_RESUME}, checkpoint.provenance, training.about["provenance"]["dataset_sha256"])
     tensors, state = load_trainer(saved[-1])
     try:
         training.policy.load_state_dict(checkpoint.model.state_dict())
@@ -202,30 +202,6 @@ def _restore(training: _Training) -> None:
         raise CheckpointError(f"checkpoint {str(saved[-1])!r} cannot be resumed: its trainer state does not fit ({error})") from error
 
 
-def _check_same(name: str, settings: dict[str, Any], config: Config, training: _Training) -> None:
-    if name != training.name:
-        raise ConfigError(f"--resume --policy {training.name}, but the run is one of {name}; keep it, or train to another --out")
-    asked = kept_config(training.config) | {name: declared(training.settings)}
-    for section, values in (kept_config(config) | {name: settings}).items():
-        for key in sorted(values.keys() | asked[section].keys()):
-            before, now = values.get(key), asked[section].get(key)
-            if before != now and not (section == name and key in MAY_CHANGE_ON_RESUME):
-                raise ConfigError(
-                    f"--resume with {section}.{key} = {now!r}, but the run was started with {before!r}; keep it, or train to another --out"
-                )
-
-
-def _provenance(store: Store, command: str, device: str) -> dict[str, Any]:
-    return {
-        "dataset_sha256": store.dataset_sha256,
-        "episode_seeds": store.index["seed"].tolist(),
-        "command": command,
-        "versions": versions(),
-        "hardware": hardware(device),
-    }
-
-
-def _to_toml(training: _Training) -> str:
-    """The settings of the run; those of the policy in a section of its name."""
-    sections = kept_config(training.config) | {training.name: declared(training.settings)}
-    return sections_to_toml(sections)
+def _sections(config: Config, name: str, settings: PolicyConfig) -> dict[str, dict[str, Any]]:
+    """The settings of a run; those of the policy in a section of its name."""
+    return kept_config(config) | {name: declared(settings)}

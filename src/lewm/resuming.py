@@ -1,5 +1,6 @@
 """Going on where a run stopped: what a checkpoint keeps for that, and how it is taken over."""
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ from lewm.objectives.base import Objective
 
 OPTIMIZER = "optimizer."
 """Of the names of an optimizer's tensors."""
+SHAPING_SECTIONS = ("data", "encoder", "model", "predictor", "objective", "train")
+"""Whose settings shape the weights."""
+MAY_CHANGE_ON_RESUME = {"device", "num_devices", "num_threads", "log_every_steps", "checkpoint_every_steps", "on_collapse", "use_compile"}
+"""Settings of ``train`` that do not."""
+Sections = Mapping[str, Mapping[str, Any]]
+"""Settings by section and name."""
 
 
 def trainer_state(
@@ -49,16 +56,30 @@ def restore(
     if not saved:
         return 0, [], 0.0
     checkpoint = load_checkpoint(saved[-1])
-    _check_same_settings(to_dict(checkpoint.config), to_dict(config))
-    before = checkpoint.provenance.get("dataset_sha256")
-    if before != dataset_sha256:
-        raise ConfigError(f"--resume with dataset {dataset_sha256[:12]}, but the run was started with {str(before)[:12]}; train to another --out")
+    before, asked = ({section: to_dict(each)[section] for section in SHAPING_SECTIONS} for each in (checkpoint.config, config))
+    check_same_run(before, asked, {"train": MAY_CHANGE_ON_RESUME}, checkpoint.provenance, dataset_sha256)
     tensors, state = load_trainer(checkpoint.path)
     try:
         _take_over(objective, optimizer, checkpoint.model, tensors)
         return int(state["step"]), list(state["looks"]), float(state["train_seconds"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"checkpoint {str(checkpoint.path)!r} cannot be resumed: its trainer state does not fit ({error})") from error
+
+
+def check_same_run(
+    before: Sections, asked: Sections, may_change: Mapping[str, Collection[str]], provenance: Mapping[str, Any], dataset_sha256: str
+) -> None:
+    """``ConfigError`` for the first setting that is not as it was when the run was started, but those that ``may_change``, and for other data."""
+    for section, values in before.items():
+        for key in sorted(values.keys() | asked[section].keys()):
+            old, new = values.get(key), asked[section].get(key)
+            if old != new and key not in may_change.get(section, ()):
+                raise ConfigError(
+                    f"--resume with {section}.{key} = {new!r}, but the run was started with {old!r}; keep it, or train to another --out"
+                )
+    trained_on = provenance.get("dataset_sha256")
+    if trained_on != dataset_sha256:
+        raise ConfigError(f"--resume with dataset {dataset_sha256[:12]}, but the run was started with {str(trained_on)[:12]}; train to another --out")
 
 
 def base_of(out: Path) -> dict[str, Any] | None:
@@ -72,16 +93,3 @@ def _take_over(objective: Objective, optimizer: torch.optim.Optimizer, model: Wo
     weights = {f"world_model.{name}": tensor for name, tensor in model.state_dict().items()}
     objective.load_state_dict(weights | {name.removeprefix("objective."): t for name, t in tensors.items() if name.startswith("objective.")})
     optimizer.load_state_dict(optimizer_state(optimizer, tensors))
-
-
-MAY_CHANGE_ON_RESUME = {"device", "num_devices", "num_threads", "log_every_steps", "checkpoint_every_steps", "on_collapse", "use_compile"}
-
-
-def _check_same_settings(saved: dict[str, Any], asked: dict[str, Any]) -> None:
-    for section in ("data", "encoder", "model", "predictor", "objective", "train"):
-        for key in sorted(set(saved[section]) | set(asked[section])):
-            before, now = saved[section].get(key), asked[section].get(key)
-            if before != now and not (section == "train" and key in MAY_CHANGE_ON_RESUME):
-                raise ConfigError(
-                    f"--resume with {section}.{key} = {now!r}, but the run was started with {before!r}; keep it, or train to another --out"
-                )

@@ -21,7 +21,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from lewm.checkpoint import checkpoint_path, list_checkpoints, save_checkpoint
+from lewm.checkpoint import checkpoint_path, list_checkpoints, provenance_of, save_checkpoint
 from lewm.config import Config
 from lewm.config_files import to_toml
 from lewm.data.clips import ClipSampler, Prefetcher
@@ -38,7 +38,6 @@ from lewm.registry import OBJECTIVES, PLANNERS
 from lewm.resuming import base_of, restore, trainer_state
 from lewm.run_directory import MetricsLog, check_run, prepare_run
 from lewm.schema import Clip, Observation
-from lewm.versions import hardware, versions
 
 logger = logging.getLogger(__name__)
 
@@ -234,14 +233,7 @@ class _Run:
                 network.compile()
         self._wrapped, self.optimizer = fabric.setup(_Opened(self.objective), optimizer)
         origin = origin or base_of(out)
-        self._provenance: dict[str, Any] = {
-            **({} if origin is None else {"base": origin}),
-            "dataset_sha256": store.dataset_sha256,
-            "episode_seeds": store.index["seed"].tolist(),
-            "command": command,
-            "versions": versions(),
-            "hardware": hardware(options.device),
-        }
+        self._provenance = ({} if origin is None else {"base": origin}) | provenance_of(store, command, options.device)
         self._start_s, self._last_verdict = time.monotonic(), ""
         self._metrics: MetricsLog | None = None
         self._progress: Progress | None = None

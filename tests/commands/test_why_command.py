@@ -91,6 +91,18 @@ def test_the_pairs_of_a_success_result_can_be_asked_about(place: Path, capsys: p
     assert "is no result with pairs" in refuse(capsys, *asked[:4], f"{place}/run/checkpoints/step-00000001/config.json", "--pairs", "1")
 
 
+def test_of_the_pairs_of_a_result_the_first_can_be_asked_about_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = place / "three.json"
+    assert main(["eval", "success", f"{place}/run", "--episodes", "3", "--distances", "8", "--strata", "same-room", "--json", str(file)]) == 0
+    asked = (f"{place}/run", "--data", f"{place}/data", "--pairs-of", str(file), "--pairs", "1", "--episodes", "2")
+    assert main(["eval", "why", *asked, "--json", f"{place}/why-two.json"]) == 0
+    capsys.readouterr()
+    success, why = (json.loads((place / name).read_text()) for name in ("three.json", "why-two.json"))
+    assert why["protocol"]["manifest_sha256"] == success["protocol"]["manifest_sha256"]
+    assert [episode["pair"] for episode in why["episodes"]] == [episode["pair"] for episode in success["episodes"]][:2]
+    assert [episode["solved"] for episode in why["episodes"]] == [episode["solved"] for episode in success["episodes"]][:2]
+
+
 def test_a_run_without_a_world_or_without_labels_is_told_what_is_missing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     films = (f"{place}/films", "--data", f"{place}/images", *QUICK)
     assert "trained on data without a simulator; name a world with --env" in refuse(capsys, *films)

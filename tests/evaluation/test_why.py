@@ -127,8 +127,30 @@ def test_labels_explain_latents_that_are_a_function_of_them_and_no_others() -> N
     generator = np.random.default_rng(0)
     labels = generator.uniform(-1, 1, (800, 2))
     latents = np.stack([np.sin(3 * labels[:, 0]), labels[:, 0] * labels[:, 1]], -1)
-    assert fit_embedding(labels, latents).explained > 0.999
-    assert fit_embedding(labels, generator.standard_normal((800, 2))).explained < 0.05
+    episodes = np.arange(800) // 10
+    assert fit_embedding(labels, latents, episodes).explained > 0.999
+    assert fit_embedding(labels, generator.standard_normal((800, 2)), episodes).explained < 0.05
+
+
+def test_labels_do_not_explain_latents_that_only_say_which_episode_it_is() -> None:
+    generator, episodes = np.random.default_rng(0), np.repeat(np.arange(40), 20)
+    labels = generator.uniform(-1, 1, (40, 2))[episodes] + 0.01 * generator.standard_normal((800, 2))
+    latents = generator.standard_normal((40, 3))[episodes]
+    assert fit_embedding(labels, latents, np.arange(800)).explained > 0.9, "frames of the same episodes would say that they do"
+    assert fit_embedding(labels, latents, episodes).explained < 0.1
+
+
+def test_the_map_from_labels_to_latents_is_fitted_on_all_episodes() -> None:
+    labels = np.random.default_rng(0).uniform(-1, 1, (800, 2))
+    latents = np.stack([np.sin(3 * labels[:, 0]), labels[:, 0] * labels[:, 1]], -1)
+    one, other = (fit_embedding(labels, latents, episodes) for episodes in (np.arange(800) // 10, np.arange(800) % 80))
+    assert one.explained != other.explained
+    assert np.array_equal(one.embed(labels), other.embed(labels))
+
+
+def test_labels_of_a_single_episode_are_refused() -> None:
+    with pytest.raises(DataError, match="measured on held-out training episodes, and there is only one"):
+        fit_embedding(np.eye(8), np.eye(8), np.zeros(8, np.int64))
 
 
 def test_the_oracle_of_a_search_tries_ten_times_as_many_and_is_no_worse_for_a_search_that_was_switched_off() -> None:
@@ -163,6 +185,20 @@ def test_data_without_labels_are_refused(whole: Parts, store: Store) -> None:
 def test_a_distance_that_the_pairs_do_not_have_is_refused(manifest: Manifest) -> None:
     with pytest.raises(ConfigError, match="are D = 20 env steps apart, not 50"):
         Question.of(manifest, num_swapped=1, distance_env_steps=50)
+
+
+def test_the_first_pairs_of_every_stratum_can_be_asked_about_alone() -> None:
+    manifest = make_manifest("two-room", OPTIONS, distances=[20], num_pairs=3, seed=0)
+    question = Question.of(manifest, num_swapped=1, num_tried=2)
+    expected = [f"20/{stratum}/{number}" for stratum in manifest.strata for number in range(2)]
+    assert [pair.id for pair in question.pairs] == expected
+    assert [question.pairs[row].id for row in question.swapped] == expected[::2]
+
+
+@pytest.mark.parametrize("num_tried", [0, 9])
+def test_more_pairs_than_there_are_or_none_are_refused(num_tried: int, manifest: Manifest) -> None:
+    with pytest.raises(ConfigError, match=f"--episodes {num_tried}, but at D = 20 there are 1 to 8 pairs per stratum to try"):
+        Question.of(manifest, num_swapped=1, num_tried=num_tried)
 
 
 def test_the_table_says_who_is_to_blame_and_that_it_was_broken(diagnosed: dict[str, dict[str, Any]], manifest: Manifest) -> None:

@@ -1,7 +1,7 @@
 """The lab: what it runs, that nothing is run twice, and what it makes of its cells."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ from lewm.errors import ConfigError, LewmError
 from lewm.evaluation.intervals import separation
 from lewm.evaluation.prepared_pairs import PreparedPairs
 from lewm.lab import running
-from lewm.lab.cells import CellSize, read_cell, run_cell
+from lewm.lab.cells import CELL_FILE, CellSize, read_cell, run_cell
 from lewm.lab.figures import draw, draw_sweep
 from lewm.lab.grid import SEVEN, STRESSED_WORLDS, TRIALS, TUNING_SEED, WORLDS, Cell, config_of, grid, trials_of, tuning_cells
-from lewm.lab.running import LabPlan, choose, run_lab
+from lewm.lab.running import TUNED_FILE, LabPlan, choose, finished_records, run_lab
 from lewm.lab.summary import early_warning, first_look, summarise, table
 from lewm.lab.sweep import SWEPT, WEIGHTS, summarise_sweep, sweep_cells, sweep_settings, sweep_table
 from lewm.registry import OBJECTIVES
+from lewm.run_directory import write_json
 
 TINY = LabPlan(
     objectives=("none", "lewm"), worlds=("two-room",), num_seeds=1, episode_share=0.02, size=CellSize(step_share=0.02, num_pairs=2, num_clips=32)
@@ -145,6 +146,35 @@ def record(
         "num_tunable_weights": 1,
         **values,
     }
+
+
+def lab_with(out: Path, *cells: Cell, is_tuned: bool = False, **values: Any) -> None:
+    """A lab's place with finished cells, as if they had been run."""
+    run_lab(replace(TINY, objectives=(), is_tuned=is_tuned), out, say=lambda text: None)
+    for cell in cells:
+        write_json(out / "cells" / cell.key / CELL_FILE, record(cell.objective, cell.seed, 0.8, **values) | {"cell": asdict(cell)})
+
+
+def test_the_table_has_a_row_for_all_finished_cells_of_earlier_plans_but_none_for_trials_and_sweeps(tmp_path: Path) -> None:
+    earlier = (*grid(("none", "lewm"), ("atari/pong",), 2), Cell("inverse", "two-room", 0), Cell("mine", "two-room", 0))
+    lab_with(tmp_path, Cell("lewm", "two-room", 0), *earlier, *tuning_cells(("ema",)), *sweep_cells(("vicreg",), 1))
+    rows = summarise(run_lab(replace(TINY, objectives=("lewm",)), tmp_path, say=lambda text: None))["rows"]
+    expected = [("two-room", "lewm", 1), ("two-room", "inverse", 1), ("two-room", "mine", 1), ("atari/pong", "none", 2), ("atari/pong", "lewm", 2)]
+    assert [(row["world"], row["objective"], row["num_seeds"]) for row in rows] == expected
+
+
+def test_the_worlds_of_the_plan_come_first_in_the_table(tmp_path: Path) -> None:
+    lab_with(tmp_path, *(Cell("lewm", world, 0) for world in ("two-room", "two-room/video", "atari/pong", "dmc/reacher-easy")))
+    worlds = [found["cell"]["world"] for found in finished_records(tmp_path, ["two-room/video", "atari/pong"])]
+    assert worlds == ["two-room/video", "atari/pong", "two-room", "dmc/reacher-easy"]
+
+
+def test_tuning_one_more_objective_keeps_what_was_chosen_for_the_others(tmp_path: Path) -> None:
+    chosen = {"lewm": {"weight": 0.3}, "none": {"learning_rate": 2e-3}}
+    for objective, settings in chosen.items():
+        lab_with(tmp_path, *tuning_cells((objective,)), Cell(objective, "two-room", 0), is_tuned=True, settings=settings)
+        run_lab(replace(TINY, objectives=(objective,), is_tuned=True), tmp_path, say=lambda text: None)
+    assert json.loads((tmp_path / TUNED_FILE).read_text()) == chosen
 
 
 def test_a_cell_below_a_nuisance_differs_from_the_plain_one_in_its_data_alone() -> None:

@@ -45,7 +45,7 @@ class LabArguments:
 
 
 def lab(words: Sequence[str]) -> None:
-    """Run what is missing and print the table."""
+    """Run what is missing and print the table of all that ``--out`` holds."""
     arguments = parse(LabArguments, "lab", words)
     for name in ("step_share", "episode_share", "episodes"):
         if getattr(arguments, name) <= 0:

@@ -27,11 +27,11 @@ class WhyArguments:
     env_option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """KEY=VALUE for the world, repeatable: changes the options that the training data was collected with."""
     pairs_of: Path | None = None
-    """A result of `lewm eval success`, all of whose pairs are taken; --episodes, --seed and other settings of new pairs do nothing then."""
+    """A result of `lewm eval success`, whose pairs are taken; --seed and other settings of new pairs do nothing then."""
     distance: int | None = None
     """Env steps between start and goal; default: 50, with --pairs-of its first. The budget is twice that."""
-    episodes: int = 50
-    """Start/goal pairs per stratum that the agent tries as it is."""
+    episodes: int | None = None
+    """Start/goal pairs per stratum that the agent tries as it is; default: 50, with --pairs-of all, and a number means the first so many."""
     pairs: int = 20
     """The first so many of them per stratum are tried again with parts swapped: this is what takes the time."""
     strata: str | None = None

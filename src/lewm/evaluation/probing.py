@@ -6,6 +6,7 @@ Axes: n sample, D latent, s label, E clip, H context, T model step, A action blo
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from lewm.evaluation.collapse import heldout_episodes
 from lewm.evaluation.probe_ceiling import train_ceiling
 from lewm.evaluation.probe_labels import NO_LABELS, VELOCITY_WORD, ProbedLabels, velocity_control
 from lewm.evaluation.probe_parts import add_intervals, fit_mlp_probe, pixel_cells, principal_components
-from lewm.evaluation.supervised import fresh_model
+from lewm.evaluation.supervised import SupervisedRegression, fresh_model
 from lewm.models.world_model import WorldModel
 
 FORMAT = 1
@@ -142,60 +143,39 @@ def evaluate_probe(
 ) -> dict[str, Any]:
     """Read labels off the latents of held-out episodes, and off imagined latents 1.. ``horizon_model_steps`` ahead, with one linear probe.
 
-    The probe is fitted on real latents of training episodes (``config`` says which those are); ``mlp`` is a small network in its place. Imagination
-    starts from ``context_model_steps`` real latents and uses the true actions. Floors: the mean label, an encoder that was never trained, as many
-    principal components of the pixels and, for imagined latents, the latent that they start from. Ceiling, with ``supervised_steps`` > 0: the same
-    networks trained on the labels. R^2 of real frames have intervals, from a bootstrap of episodes. Angles are read as sine and cosine
-    (``ProbedLabels``). Without ``with_comparisons`` there are no ``mlp`` and no ``floors``, which take most of the time. ``velocity_control`` holds
-    the labels that are a negative control where an observation is a single frame. ``DataError`` for a dataset without labels, with labels that are
-    not finite or never vary, or whose episodes are too few or too short.
+    The probe is fitted on real latents of training episodes (``config`` says which those are). Imagination starts from ``context_model_steps`` real
+    latents and uses the true actions. R^2 of real frames have intervals, from a bootstrap of episodes. Angles are read as sine and cosine
+    (``ProbedLabels``). Without ``with_comparisons`` there are no ``mlp`` and no ``floors``, which take most of the time; ``supervised_steps`` > 0
+    adds a ceiling. ``velocity_control`` holds the labels that are a negative control where an observation is a single frame. ``DataError`` for a
+    dataset without labels, with labels that are not finite or never vary, or whose episodes are too few or too short.
     """
+    num_transitions = _num_transitions(horizon_model_steps, context_model_steps, supervised_steps)
+    train_ids, heldout_ids = _usable_episodes(store, config, num_transitions, model.action_block)
+    probed = ProbedLabels.of(store.label_names)
+    models = [model.eval(), *([fresh_model(model, config, seed).eval()] if with_comparisons else [])]
+    encode_fit = partial(encode_clips, store=store, episode_ids=train_ids, num_clips=num_fit_clips, num_transitions=1, seed=seed)
+    encode_scored = partial(encode_clips, store=store, episode_ids=heldout_ids, num_clips=num_score_clips, num_transitions=num_transitions, seed=seed)
+    fit, heldout = (_probed(probed, encode(models, with_pixels=with_comparisons)) for encode in (encode_fit, encode_scored))
+    judged = _Judged.of(fit, heldout, probed.names)
+    own = judged.scores(judged.probe.read(_rows(heldout.latents[0])))
+    result = {"evaluation": "probe", "format": FORMAT, **own, **(_comparisons(judged, seed) if with_comparisons else {}), "ceilings": {}}
+    if supervised_steps > 0:
+        reference = train_ceiling(model, store, train_ids, probed, config=config, num_steps=supervised_steps, seed=seed, progress=progress)
+        result["ceilings"]["supervised"] = _score_ceiling(judged, reference, encode_scored([reference.model]), supervised_steps)
+    result["imagined"] = _score_imagined(model, judged, context_model_steps)
+    result |= _kinds_of_labels(probed, own["labels"], model.observation_spec.stack_offsets_env_steps)
+    result |= {"context_model_steps": context_model_steps, "num_fit_episodes": len(train_ids), "num_heldout_episodes": len(heldout_ids)}
+    return result | {"num_fit_frames": fit.labels[..., 0].size, "num_heldout_frames": heldout.labels[..., 0].size, "ridge": RIDGE, "seed": seed}
+
+
+def _num_transitions(horizon_model_steps: int, context_model_steps: int, supervised_steps: int) -> int:
+    """Model steps of a held-out clip; ``ConfigError`` for settings without a meaning."""
     if horizon_model_steps < 1 or context_model_steps < 1 or supervised_steps < 0:
         raise ConfigError(
             "horizon_model_steps and context_model_steps must be at least 1 and supervised_steps at least 0, "
             f"got {horizon_model_steps}, {context_model_steps} and {supervised_steps}"
         )
-    num_transitions = context_model_steps - 1 + horizon_model_steps
-    train_ids, heldout_ids = _usable_episodes(store, config, num_transitions, model.action_block)
-    probed = ProbedLabels.of(store.label_names)
-    models = [model.eval(), *([fresh_model(model, config, seed).eval()] if with_comparisons else [])]
-    chosen: dict[str, Any] = {"num_clips": num_fit_clips, "num_transitions": 1, "seed": seed}
-    fit = _probed(probed, encode_clips(models, store, train_ids, **chosen, with_pixels=with_comparisons))
-    choice: dict[str, Any] = {"num_clips": num_score_clips, "num_transitions": num_transitions, "seed": seed}
-    heldout = _probed(probed, encode_clips(models, store, heldout_ids, **choice, with_pixels=with_comparisons))
-    probe = fit_probe(_rows(fit.latents[0]), _rows(fit.labels))
-    if probe.is_constant.all():
-        raise DataError(f"none of the labels {', '.join(probed.names)} varies in the training episodes: there is nothing to probe")
-    names, labels = probed.names, _rows(heldout.labels)
-    episodes = np.repeat(heldout.episodes, heldout.labels.shape[1])
-
-    def scored(read: np.ndarray) -> dict[str, Any]:
-        scores = _scores(probe, read, labels, names)
-        return scores | {"labels": add_intervals(scores["labels"], read, labels, episodes, names)}
-
-    def ceiling() -> dict[str, Any]:
-        reference = train_ceiling(model, store, train_ids, probed, config=config, num_steps=supervised_steps, seed=seed, progress=progress)
-        read = reference.read(encode_clips([reference.model], store, heldout_ids, **choice).latents[0])
-        about = {"num_steps": supervised_steps, "kept_step": reference.kept_step, "is_still_falling": reference.is_still_falling}
-        return scored(_rows(read)) | about
-
-    own = scored(probe.read(_rows(heldout.latents[0])))
-    return {
-        "evaluation": "probe",
-        "format": FORMAT,
-        **own,
-        **(_comparisons(probe, fit, heldout, scored, seed) if with_comparisons else {}),
-        "ceilings": {"supervised": ceiling()} if supervised_steps > 0 else {},
-        "imagined": _score_imagined(model, probe, heldout, names, context_model_steps),
-        **_kinds_of_labels(probed, own["labels"], model.observation_spec.stack_offsets_env_steps),
-        "context_model_steps": context_model_steps,
-        "num_fit_episodes": len(train_ids),
-        "num_heldout_episodes": len(heldout_ids),
-        "num_fit_frames": len(_rows(fit.labels)),
-        "num_heldout_frames": len(labels),
-        "ridge": RIDGE,
-        "seed": seed,
-    }
+    return context_model_steps - 1 + horizon_model_steps
 
 
 def _usable_episodes(store: Store, config: Config, num_scored_steps: int, action_block: int) -> tuple[np.ndarray, np.ndarray]:
@@ -250,19 +230,47 @@ def _probed(probed: ProbedLabels, clips: EncodedClips) -> EncodedClips:
     return dataclasses.replace(clips, labels=probed.read(clips.labels, clips.episodes))
 
 
-def _comparisons(
-    probe: LinearProbe, fit: EncodedClips, heldout: EncodedClips, scored: Callable[[np.ndarray], dict[str, Any]], seed: int
-) -> dict[str, Any]:
-    """The small network and the floors; the second latents of both are those of an encoder that was never trained."""
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """A probe, the clips of training episodes that it was fitted on and the held-out ones that it is judged on."""
+
+    probe: LinearProbe
+    fit: EncodedClips
+    heldout: EncodedClips
+    names: Sequence[str]
+    """Of the labels."""
+
+    @classmethod
+    def of(cls, fit: EncodedClips, heldout: EncodedClips, names: Sequence[str]) -> "_Judged":
+        """With a probe fitted on the clips; ``DataError`` if no label varies there."""
+        probe = fit_probe(_rows(fit.latents[0]), _rows(fit.labels))
+        if probe.is_constant.all():
+            raise DataError(f"none of the labels {', '.join(names)} varies in the training episodes: there is nothing to probe")
+        return cls(probe=probe, fit=fit, heldout=heldout, names=names)
+
+    def scores(self, read: np.ndarray) -> dict[str, Any]:
+        """Of labels [n, s] that were read off the held-out frames in some way, with intervals."""
+        labels, episodes = _rows(self.heldout.labels), np.repeat(self.heldout.episodes, self.heldout.labels.shape[1])
+        scores = _scores(self.probe, read, labels, self.names)
+        return scores | {"labels": add_intervals(scores["labels"], read, labels, episodes, self.names)}
+
+
+def _comparisons(judged: _Judged, seed: int) -> dict[str, Any]:
+    """``mlp``, a small network in place of the probe, and the floors.
+
+    These are the mean label, an encoder that was never trained, whose latents are the second ones of the clips, and as many principal components of
+    the pixels.
+    """
+    fit, heldout = judged.fit, judged.heldout
     fit_labels = _rows(fit.labels)
     network = fit_mlp_probe(_rows(fit.latents[0]), fit_labels, seed=seed)
     untrained_probe = fit_probe(_rows(fit.latents[1]), fit_labels)
     return {
-        "mlp": scored(network.read(_rows(heldout.latents[0]))),
+        "mlp": judged.scores(network.read(_rows(heldout.latents[0]))),
         "floors": {
-            "mean": scored(np.broadcast_to(probe.label_mean, _rows(heldout.labels).shape)),
-            "untrained": scored(untrained_probe.read(_rows(heldout.latents[1]))),
-            "pixel components": scored(_read_pixels(fit, heldout, fit.latents[0].shape[-1])),
+            "mean": judged.scores(np.broadcast_to(judged.probe.label_mean, _rows(heldout.labels).shape)),
+            "untrained": judged.scores(untrained_probe.read(_rows(heldout.latents[1]))),
+            "pixel components": judged.scores(_read_pixels(fit, heldout, fit.latents[0].shape[-1])),
         },
     }
 
@@ -276,8 +284,15 @@ def _read_pixels(fit: EncodedClips, heldout: EncodedClips, count: int) -> np.nda
     return probe.read((_rows(heldout.pixels) - mean) @ components)
 
 
-def _score_imagined(model: WorldModel, probe: LinearProbe, heldout: EncodedClips, names: Sequence[str], context: int) -> list[dict[str, Any]]:
+def _score_ceiling(judged: _Judged, reference: SupervisedRegression, heldout: EncodedClips, num_steps: int) -> dict[str, Any]:
+    """Of the same networks trained on the labels; ``heldout`` are the held-out clips as those encode them."""
+    about = {"num_steps": num_steps, "kept_step": reference.kept_step, "is_still_falling": reference.is_still_falling}
+    return judged.scores(_rows(reference.read(heldout.latents[0]))) | about
+
+
+def _score_imagined(model: WorldModel, judged: _Judged, context: int) -> list[dict[str, Any]]:
     """One entry per model step ahead; ``copy_position_error`` and ``copy_angle_error`` are those of staying where the context ends."""
+    probe, heldout, names = judged.probe, judged.heldout, judged.names
     imagined = probe.read(_imagine(model, heldout, context))  # E T s
     start = probe.read(heldout.latents[0][:, context - 1])
     entries = []

@@ -1,8 +1,8 @@
 """Running the lab: data once per world, cells in processes of one thread each, nothing twice.
 
 ``<out>/data/<world>`` holds the datasets, ``pairs/<world>.json`` the start/goal pairs with their floors, ``cells/<cell>`` the runs with their
-``cell.json``, ``tuned.json`` what the trials chose, ``lab.json`` and ``lab.png`` the result (``sweep.json`` and ``sweep.png``
-that of a sweep). Whatever is finished is not done again, so a lab that was killed goes on where it was.
+``cell.json``, ``tuned.json`` what the trials chose, ``lab.json`` and ``lab.png`` the result of all cells there (``sweep.json`` and
+``sweep.png`` that of a sweep). Whatever is finished is not done again, so a lab that was killed goes on where it was.
 """
 
 import json
@@ -20,8 +20,8 @@ from lewm.devices import check_device
 from lewm.envs.stress import FAMILY
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation.prepared_pairs import PreparedPairs, prepare_pairs
-from lewm.lab.cells import CellSize, read_cell, run_cell
-from lewm.lab.grid import SEVEN, TUNED_WORLD, WORLDS, Cell, Settings, grid, lab_world, trials_of, tuning_cells
+from lewm.lab.cells import CELL_FILE, CellSize, read_cell, run_cell
+from lewm.lab.grid import SEVEN, STRESSED_WORLDS, TUNED_WORLD, WORLDS, Cell, Settings, grid, lab_world, trials_of, tuning_cells
 from lewm.lab.sweep import sweep_cells, sweep_settings
 from lewm.registry import OBJECTIVES
 from lewm.run_directory import write_json
@@ -49,7 +49,7 @@ class LabPlan:
 
 
 def run_lab(plan: LabPlan, out: Path, *, workers: int = 2, say: Say) -> list[dict[str, Any]]:
-    """Do what is not done yet and return the records of the grid's cells; ``say`` is told what happens.
+    """Do what is not done yet and return the records of all cells that ``out`` holds, of earlier plans too; ``say`` is told what happens.
 
     ``ConfigError`` for names that are not known, and for a directory that holds a lab of another plan; ``DeviceError`` for a device
     that is not there.
@@ -64,9 +64,9 @@ def run_lab(plan: LabPlan, out: Path, *, workers: int = 2, say: Say) -> list[dic
         trials = tuning_cells(plan.objectives)
         _run(trials, {cell: trials_of(cell.objective)[cell.trial] for cell in trials}, plan, out, workers, say)
         settings = _chosen(trials, out)
-        write_json(out / TUNED_FILE, settings)
+        write_json(out / TUNED_FILE, _tuned_before(out) | settings)
     _run(cells, {cell: settings.get(cell.objective, {}) for cell in cells}, plan, out, workers, say)
-    return _records(cells, out)
+    return finished_records(out, plan.worlds)
 
 
 def run_sweep(plan: LabPlan, out: Path, *, workers: int = 2, say: Say) -> list[dict[str, Any]]:
@@ -76,6 +76,21 @@ def run_sweep(plan: LabPlan, out: Path, *, workers: int = 2, say: Say) -> list[d
     _collect(plan, out, TUNED_WORLD, say)
     _run(cells, {cell: sweep_settings(cell.objective)[cell.trial] for cell in cells}, plan, out, workers, say)
     return _records(cells, out)
+
+
+def finished_records(out: Path, first_worlds: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Those of every finished cell in ``out`` but trials and sweeps, world by world and objective by objective.
+
+    After ``first_worlds`` come the lab's others, after the seven objectives of every lab those of their table, and last what neither knows.
+    """
+    worlds, objectives = (list(dict.fromkeys(names)) for names in ([*first_worlds, *WORLDS, *STRESSED_WORLDS], [*SEVEN, *OBJECTIVES]))
+
+    def place(record: dict[str, Any]) -> tuple[int, str, int, str, int]:
+        cell = Cell(**record["cell"])
+        return _rank(worlds, cell.world), cell.world, _rank(objectives, cell.objective), cell.objective, cell.seed
+
+    records = [record for file in out.glob(f"cells/*/{CELL_FILE}") if (record := read_cell(file.parent)) is not None]
+    return sorted((record for record in records if record["cell"]["trial"] < 0), key=place)
 
 
 def choose(records: Sequence[dict[str, Any]]) -> Settings:
@@ -89,6 +104,16 @@ def choose(records: Sequence[dict[str, Any]]) -> Settings:
 
 def _records(cells: Sequence[Cell], out: Path) -> list[dict[str, Any]]:
     return [record for cell in cells if (record := read_cell(_directory(out, cell))) is not None]
+
+
+def _rank(names: Sequence[str], name: str) -> int:
+    return names.index(name) if name in names else len(names)
+
+
+def _tuned_before(out: Path) -> dict[str, Settings]:
+    """What earlier trials chose there, by objective."""
+    path = out / TUNED_FILE
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
 def _chosen(trials: Sequence[Cell], out: Path) -> dict[str, Settings]:

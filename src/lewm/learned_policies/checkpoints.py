@@ -1,32 +1,19 @@
 """Checkpoints of learned policies: the same directory and rules as a world model's, another content, told apart by ``policy`` in ``config.json``."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from lewm.checkpoint import (
-    FORMAT,
-    POLICY_KEY,
-    check_shapes,
-    checkpoint_sha256,
-    contiguous,
-    find_checkpoint,
-    flush_to_disk,
-    read_description,
-    with_tuples,
-)
+from lewm.checkpoint import FORMAT, POLICY_KEY, check_shapes, checkpoint_sha256, find_checkpoint, read_description, with_tuples, write_checkpoint
 from lewm.config import Config
 from lewm.config_files import from_dict, settings_from_dict, to_dict
-from lewm.data.durable import directory_written_atomically
 from lewm.devices import check_device
-from lewm.errors import CheckpointError, ConfigError, DataError, LewmError
+from lewm.errors import CheckpointError, ConfigError, LewmError
 from lewm.learned_policies.networks import LearnedPolicy
 from lewm.policy_config import POLICY_CONFIGS, PolicyConfig
 from lewm.registry import LEARNERS
@@ -93,7 +80,7 @@ def save_policy(
     trainer_tensors: dict[str, Tensor],
     trainer_state: dict[str, Any],
 ) -> Path:
-    """Write a checkpoint beside its final name and rename it there, so that a reader sees all of it or nothing."""
+    """Write a policy's checkpoint, with what resuming needs."""
     description = {
         "format": FORMAT,
         POLICY_KEY: {"name": name, "settings": declared(settings)},
@@ -104,17 +91,7 @@ def save_policy(
         "env": env,
         "provenance": provenance,
     }
-    try:
-        with directory_written_atomically(path) as temporary:
-            (temporary / "config.json").write_text(json.dumps(description, indent=1) + "\n")
-            save_file(contiguous(dict(model.state_dict())), temporary / "model.safetensors")
-            save_file(contiguous(trainer_tensors), temporary / "trainer.safetensors")
-            (temporary / "trainer.json").write_text(json.dumps(trainer_state) + "\n")
-            for file in temporary.iterdir():
-                flush_to_disk(file)
-    except (DataError, SafetensorError) as error:
-        raise CheckpointError(f"cannot write checkpoint {str(path)!r}: {error}; free some space or choose another --out, then `--resume`") from error
-    return path
+    return write_checkpoint(path, description, model.state_dict(), trainer_tensors, trainer_state)
 
 
 def is_policy(path: Path | str) -> bool:

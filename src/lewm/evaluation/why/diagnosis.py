@@ -38,16 +38,29 @@ class Question:
     """Which of them are tried again with parts swapped."""
 
     @classmethod
-    def of(cls, manifest: Manifest, *, num_swapped: int, distance_env_steps: int | None = None) -> "Question":
-        """The pairs of a distance (default: the manifest's first), and of these the first ``num_swapped`` per stratum to be swapped."""
+    def of(cls, manifest: Manifest, *, num_swapped: int, num_tried: int | None = None, distance_env_steps: int | None = None) -> "Question":
+        """The pairs of a distance (default: the manifest's first), and of these the first ``num_swapped`` per stratum to be swapped.
+
+        ``num_tried`` asks about the first so many per stratum alone.
+        """
         distance = manifest.distances[0] if distance_env_steps is None else distance_env_steps
         if distance not in manifest.distances:
             raise ConfigError(
                 f"these pairs are D = {', '.join(map(str, manifest.distances))} env steps apart, not {distance}: leave --distance out or choose one"
             )
-        pairs = manifest.at(distance)
+        pairs = manifest.at(distance) if num_tried is None else _first_of_strata(manifest, distance, num_tried)
         of_strata = [[row for row, pair in enumerate(pairs) if pair.stratum == stratum] for stratum in manifest.strata]
         return cls(manifest=manifest, pairs=tuple(pairs), swapped=tuple(row for rows in of_strata for row in rows[:num_swapped]))
+
+
+def _first_of_strata(manifest: Manifest, distance: int, num_tried: int) -> list[Pair]:
+    of_strata = [[pair for pair in manifest.at(distance) if pair.stratum == stratum] for stratum in manifest.strata]
+    most = max(map(len, of_strata))
+    if not 1 <= num_tried <= most:
+        raise ConfigError(
+            f"--episodes {num_tried}, but at D = {distance} there are 1 to {most} pairs per stratum to try: leave --episodes out for all"
+        )
+    return [pair for pairs in of_strata for pair in pairs[:num_tried]]
 
 
 def diagnose(parts: Parts, world: World, question: Question, progress: Progress | None = None) -> dict[str, Any]:

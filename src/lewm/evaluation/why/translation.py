@@ -3,6 +3,7 @@
 Axes: n sample, K kept sample, D latent, s label, F feature.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ SCALES = (0.1, 0.3, 1.0, 2.0, 4.0)
 RIDGES = (1e-5, 1e-3, 1e-2, 1e-1)
 """Penalties that are tried, as shares of the number of samples: latents that labels hardly explain need a large one."""
 HELD_OUT_SHARE = 4
-"""One sample of so many decides the frequency and is what ``explained`` is measured on."""
+"""One episode of so many decides frequency and penalty and is what ``explained`` is measured on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,31 +44,33 @@ class LabelEmbedding:
     weights: np.ndarray
     """float64 [F + s + 1, D]."""
     explained: float
-    """Share of the latents' variance that the labels explain, on samples that only frequency and penalty were chosen on."""
+    """Share of the latents' variance that the labels explain, of a fit without them, in episodes that only frequency and penalty were chosen on."""
 
     def embed(self, labels: np.ndarray) -> np.ndarray:
         """float32 [n, D] of labels [n, s]."""
         return np.asarray(_features(labels, self.mean, self.std, self.frequencies, self.phases) @ self.weights, np.float32)
 
 
-def fit_embedding(labels: np.ndarray, latents: np.ndarray, *, seed: int = 0) -> LabelEmbedding:
-    """Fitted on labels [n, s] and latents [n, D]; the frequency and penalty that explain most are taken."""
+def fit_embedding(labels: np.ndarray, latents: np.ndarray, episodes: np.ndarray, *, seed: int = 0) -> LabelEmbedding:
+    """Fitted on labels [n, s] and latents [n, D], with the frequency and the penalty that explain most of some held-out ones of ``episodes`` [n].
+
+    Neighbouring frames are alike, so frames of the same episodes would flatter it. ``DataError`` if all samples are of one episode.
+    """
     labels, latents = np.asarray(labels, np.float64), np.asarray(latents, np.float64)
     mean, std = labels.mean(0), labels.std(0)
     std = np.where(std > 1e-6 * np.maximum(1.0, np.abs(labels).max(0)), std, np.inf)  # a label that never varies says nothing
     generator = np.random.default_rng(seed)
     directions, phases = generator.standard_normal((labels.shape[1], NUM_FEATURES)), generator.uniform(0, 2 * np.pi, NUM_FEATURES)
-    is_held_out = np.arange(len(labels)) % HELD_OUT_SHARE == 0
-    spread = latents[is_held_out].var(0).sum()
-    best: LabelEmbedding | None = None
+    is_held_out = _held_out(episodes, generator)
+    spread = max(latents[is_held_out].var(0).sum(), 1e-12)
+    tried = []
     for scale in SCALES:
         features = _features(labels, mean, std, scale * directions, phases)
-        for weights in _ridge(features[~is_held_out], latents[~is_held_out]):
-            explained = float(1 - np.square(features[is_held_out] @ weights - latents[is_held_out]).mean(0).sum() / max(spread, 1e-12))
-            if best is None or explained > best.explained:
-                best = LabelEmbedding(mean=mean, std=std, frequencies=scale * directions, phases=phases, weights=weights, explained=explained)
-    assert best is not None
-    return best
+        for ridge, weights in zip(RIDGES, _ridge(features[~is_held_out], latents[~is_held_out], RIDGES), strict=True):
+            tried.append((float(1 - np.square(features[is_held_out] @ weights - latents[is_held_out]).mean(0).sum() / spread), scale, ridge))
+    explained, scale, ridge = max(tried, key=lambda one: one[0])
+    (weights,) = _ridge(_features(labels, mean, std, scale * directions, phases), latents, [ridge])
+    return LabelEmbedding(mean=mean, std=std, frequencies=scale * directions, phases=phases, weights=weights, explained=explained)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +116,7 @@ class Translator:
 def fit_translator(model: WorldModel, store: Store, config: Config, *, num_clips: int = NUM_CLIPS) -> Translator:
     """Fitted on frames of the training episodes, of which ``config`` says which they are.
 
-    ``DataError`` for a dataset without labels, or with labels that never vary.
+    ``DataError`` for a dataset without labels, with labels that never vary, or with a single training episode.
     """
     if not store.label_names:
         raise DataError(
@@ -124,7 +127,7 @@ def fit_translator(model: WorldModel, store: Store, config: Config, *, num_clips
         clips = encode_clips([model], store, train_ids, num_clips=num_clips, num_transitions=1, seed=0)
     now, later = clips.latents[0][:, 0], clips.latents[0][:, 1]
     latents, labels = np.concatenate([now, later]), np.concatenate([clips.labels[:, 0], clips.labels[:, 1]]).astype(np.float64)
-    probe, embedding = fit_probe(latents, labels), fit_embedding(labels, latents)
+    probe, embedding = fit_probe(latents, labels), fit_embedding(labels, latents, np.tile(clips.episodes, 2))
     if probe.is_constant.all():
         raise DataError(f"{', '.join(store.label_names)} never varied in dataset {str(store.path)!r}: nothing can be read off the latents")
     kept = np.linspace(0, len(labels) - 1, min(NUM_KEPT, len(labels))).astype(np.int64)
@@ -153,8 +156,16 @@ def _features(labels: np.ndarray, mean: np.ndarray, std: np.ndarray, frequencies
     return np.concatenate([np.cos(scaled @ frequencies + phases), scaled, np.ones((len(scaled), 1))], axis=1)
 
 
-def _ridge(features: np.ndarray, targets: np.ndarray) -> list[np.ndarray]:
-    """Weights [F + s + 1, D] for each of ``RIDGES``."""
+def _held_out(episodes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Which samples are of the episodes that are held out, bool [n]."""
+    ids = np.unique(episodes)
+    if len(ids) < 2:
+        raise DataError("how much of the latents the labels explain is measured on held-out training episodes, and there is only one: collect more")
+    return np.isin(episodes, generator.permutation(ids)[: max(1, len(ids) // HELD_OUT_SHARE)])
+
+
+def _ridge(features: np.ndarray, targets: np.ndarray, ridges: Sequence[float]) -> list[np.ndarray]:
+    """Weights [F + s + 1, D] for each of the penalties."""
     scales, directions = np.linalg.eigh(features.T @ features)
     projected = directions.T @ (features.T @ targets)
-    return [directions @ (projected / (np.maximum(scales, 0) + ridge * len(features))[:, None]) for ridge in RIDGES]
+    return [directions @ (projected / (np.maximum(scales, 0) + ridge * len(features))[:, None]) for ridge in ridges]

@@ -29,6 +29,7 @@ from lewm.versions import versions
 
 FORMAT = 1
 DISTANCE_ENV_STEPS = 50
+NUM_EPISODES = 50
 
 
 def explain(
@@ -39,6 +40,7 @@ def explain(
     env_options: dict[str, Any] | None = None,
     planner: PlannerConfig | None = None,
     distance_env_steps: int | None = None,
+    num_episodes: int | None = None,
     num_pairs: int = 20,
     pairs_of: Path | str | None = None,
     broken: str | None = None,
@@ -49,17 +51,23 @@ def explain(
 ) -> dict[str, Any]:
     """Which part of a run is to blame for the pairs that it fails, and whether it knows when it will fail: JSON-ready.
 
-    The agent as it is tries start/goal pairs: those of the result file ``pairs_of`` or new ones, made with ``pairs``, the arguments of
-    ``_make_pairs``. The first ``num_pairs`` per stratum are tried again with every coalition of parts swapped for oracles. ``data`` is the training
-    set: the maps between latents and labels are fitted on it. ``broken`` breaks a part first, to see whether it is found. ``ConfigError`` for a run
-    without a simulator and for planner settings that cannot be swapped, ``DataError`` for data without labels.
+    The agent as it is tries ``num_episodes`` start/goal pairs per stratum: the first of the result file ``pairs_of`` (default: all of them) or new
+    ones (default: 50), made with ``pairs``, the arguments of ``_make_pairs``. The first ``num_pairs`` per stratum are tried again with every
+    coalition of parts swapped for oracles. ``data`` is the training set: the maps between latents and labels are fitted on it. ``broken`` breaks a
+    part first, to see whether it is found. ``ConfigError`` for a run without a simulator and for planner settings that cannot be swapped,
+    ``DataError`` for data without labels.
     """
     begun_s, say = time.monotonic(), progress or (lambda _text: None)
     if num_pairs < 1:
         raise ConfigError(f"--pairs must be at least 1 pair per stratum, got {num_pairs}")
     checkpoint = load_checkpoint(run, device)
-    known = None if pairs_of is None else _pairs_of(pairs_of, env, env_options)
-    name, options = world_of(checkpoint, env, env_options) if known is None else (known.env, dict(known.env_options))
+    question = None
+    if pairs_of is None:
+        name, options = world_of(checkpoint, env, env_options)
+    else:
+        known = _pairs_of(pairs_of, env, env_options)
+        name, options = known.env, dict(known.env_options)
+        question = Question.of(known, num_swapped=num_pairs, num_tried=num_episodes, distance_env_steps=distance_env_steps)
     planner = planner or checkpoint.config.planner
     check_planner(planner, checkpoint.head_networks)
     repeat = check_actions(checkpoint, name, options, env_options or {})
@@ -70,9 +78,11 @@ def explain(
     say(f"fitting the maps between latents and labels on {data}")
     world, about = make_world(parts, name, options, store, checkpoint.config)
     with closing(world):
-        manifest = known or _make_pairs(name, options, say, distance_env_steps=distance_env_steps, **pairs)
+        if question is None:
+            made = _make_pairs(name, options, say, num_episodes=num_episodes, distance_env_steps=distance_env_steps, **pairs)
+            question = Question.of(made, num_swapped=num_pairs)
+        manifest = question.manifest
         _check_seeds(checkpoint, manifest)
-        question = Question.of(manifest, num_swapped=num_pairs, distance_env_steps=distance_env_steps)
         found = diagnose(parts, world, question, say)
     return {
         "evaluation": "why",
@@ -126,7 +136,7 @@ def _make_pairs(
     say: Progress,
     *,
     distance_env_steps: int | None = None,
-    num_episodes: int = 50,
+    num_episodes: int | None = None,
     seed: int = 0,
     strata: Sequence[str] | None = None,
     data_policy: str | None = None,
@@ -134,12 +144,13 @@ def _make_pairs(
     is_stitched: bool = False,
 ) -> Manifest:
     """``num_episodes`` new pairs per stratum, as ``lewm eval success`` makes them."""
-    say(f"making {num_episodes} pairs per stratum")
+    num_pairs = NUM_EPISODES if num_episodes is None else num_episodes
+    say(f"making {num_pairs} pairs per stratum")
     return make_manifest(
         env,
         env_options,
         distances=[DISTANCE_ENV_STEPS if distance_env_steps is None else distance_env_steps],
-        num_pairs=num_episodes,
+        num_pairs=num_pairs,
         seed=seed,
         strata=strata,
         data_policy=data_policy,
