@@ -197,7 +197,7 @@ def latents_on_a_line(num_clips: int, num_steps: int) -> DataLatents:
 
 
 def test_distances_apart_are_those_of_later_latents_from_the_first() -> None:
-    apart = distances_apart(latents_on_a_line(3, 4).latents, squared_l2)
+    apart = distances_apart(latents_on_a_line(3, 4), squared_l2)
     torch.testing.assert_close(apart, torch.tensor([[1.0], [4.0], [9.0]]).expand(3, 3))
 
 

@@ -111,7 +111,8 @@ def test_no_oracle_at_all_is_the_agent_as_it_is(whole: Parts, world: World, mani
 def test_a_simulated_future_is_what_then_happens(world: World, whole: Parts, manifest: Manifest) -> None:
     states, candidates = [pair.start_state for pair in manifest.pairs[:3]], torch.linspace(-1, 1, 3 * 4 * 2 * 10).reshape(3, 4, 2, 10)
     labels, latents = world.simulator.labels(states, candidates), world.simulator.latents(states, candidates, whole.model)
-    assert torch.allclose(world.translator.real.read(latents)[..., :2], labels[..., :2], atol=4.0)  # px; a frame has 32, so one of its px is 7
+    read = world.translator.present.real.read(latents)
+    assert torch.allclose(read[..., :2], labels[..., :2], atol=4.0)  # px; a frame has 32, so one of its px is 7
     assert torch.equal(world.simulator.latents(states, candidates, whole.model, only_last=True), latents[:, :, -1:])
 
 
