@@ -3,6 +3,7 @@
 Axes: C clip, T model step, D latent, a env action.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -205,6 +206,14 @@ def test_a_goal_is_outside_if_it_is_farther_than_the_datas_own_frames_are() -> N
     data = latents_on_a_line(20, 3)  # a first latent is 8 from the last one of the clip before, the very first one 10 from the next
     assert not outside(data, torch.tensor([[47.0]]))["is_goal_outside_data"]
     assert outside(data, torch.tensor([[500.0]]))["is_goal_outside_data"]
+
+
+def test_goals_are_compared_with_what_the_data_look_like_as_goals() -> None:
+    data = latents_on_a_line(20, 3)
+    data = dataclasses.replace(data, still=data.latents + 1000)
+    assert not outside(data, torch.tensor([[1047.0]]))["is_goal_outside_data"]
+    assert outside(data, torch.tensor([[47.0]]))["is_goal_outside_data"]
+    assert distances_apart(data, squared_l2)[0, 0] == (1000 - 1) ** 2
 
 
 def test_one_episode_does_not_say_what_is_outside() -> None:
