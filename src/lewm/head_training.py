@@ -104,7 +104,7 @@ def inverse_goal_loss(head: Head, model: WorldModel, cache: LatentCache, episode
         spans = sampler.draw(step, settings.most_env_steps)
         arrays = (
             sampler.latents(spans.episode, spans.start),
-            sampler.latents(spans.episode, spans.start + spans.length),
+            sampler.goals(spans.episode, spans.start + spans.length),
             spans.length.astype(np.float32),
             sampler.actions(spans.episode, spans.start, 1)[:, 0],
         )
@@ -114,7 +114,10 @@ def inverse_goal_loss(head: Head, model: WorldModel, cache: LatentCache, episode
 
 
 def intent_loss(head: Head, model: WorldModel, cache: LatentCache, episode_ids: np.ndarray) -> Callable[[int], Tensor]:
-    """The weighted surprise at the actions, given the change that they led to (local) and the change to a goal's latent."""
+    """The weighted surprise at the actions, given the change that they led to (local) and the change to a goal's latent.
+
+    Where they led to is shown as a goal is, too: the head is never given anything else.
+    """
     network, settings = cast(Intent, head.network), cast(IntentConfig, head.settings)
     block = model.action_block
     sampler = SpanSampler(cache, episode_ids, least_env_steps=1, batch_size=settings.batch_size, seed=settings.seed)
@@ -124,7 +127,7 @@ def intent_loss(head: Head, model: WorldModel, cache: LatentCache, episode_ids: 
         actions = sampler.actions(spans.episode, spans.start, block)
         previous = sampler.actions(spans.episode, spans.start - block, block)
         is_counted = np.arange(block) < spans.length[:, None]  # an action after the arrival says nothing about the way
-        arrays = (sampler.latents(spans.episode, spans.start), sampler.latents(spans.episode, spans.start + spans.length))
+        arrays = (sampler.latents(spans.episode, spans.start), sampler.goals(spans.episode, spans.start + spans.length))
         here, there, before, taken = _on(settings.device, *arrays, *(part.reshape(len(part), -1) for part in (previous, actions)))
         return network.negative_log_likelihood(network(here, there, before), taken, torch.from_numpy(is_counted).to(settings.device))
 
@@ -141,7 +144,7 @@ def intent_loss(head: Head, model: WorldModel, cache: LatentCache, episode_ids: 
 
 
 def distance_loss(head: Head, model: WorldModel, cache: LatentCache, episode_ids: np.ndarray) -> Callable[[int], Tensor]:
-    """The error of the distance from real and imagined latents to real ones, some of them of other episodes, as far away as any can be."""
+    """The error of the distance from real and imagined latents to goals' ones, some of them of other episodes, as far away as any can be."""
     network, settings = cast(TemporalDistance, head.network), cast(DistanceConfig, head.settings)
     sampler = SpanSampler(cache, episode_ids, least_env_steps=0, batch_size=settings.batch_size, seed=settings.seed)
 
@@ -153,7 +156,7 @@ def distance_loss(head: Head, model: WorldModel, cache: LatentCache, episode_ids
         goal_episode[negative] = others[negative]
         other_step = sampler.random(step, OTHER_STEP) % (cache.length[others] + 1).astype(np.uint64)
         goal_step[negative], env_steps[negative] = other_step.astype(np.int64)[negative], settings.most_env_steps
-        here, goals, targets = _on(settings.device, sampler.latents(spans.episode, spans.start), sampler.latents(goal_episode, goal_step), env_steps)
+        here, goals, targets = _on(settings.device, sampler.latents(spans.episode, spans.start), sampler.goals(goal_episode, goal_step), env_steps)
         return network.loss(_partly_imagined(sampler, model, settings, spans, here, step), goals, targets)
 
     return loss_at

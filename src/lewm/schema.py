@@ -69,6 +69,11 @@ class ObservationSpec:
         return len(self.cameras) * len(self.stack_offsets_env_steps)
 
     @property
+    def is_stacked(self) -> bool:
+        """Whether several frames are stacked, so that a goal, one frame repeated, looks different from what moves."""
+        return len(self.stack_offsets_env_steps) > 1
+
+    @property
     def frame_shape(self) -> tuple[int, int, int, int]:
         """(V, Y, X, 3)."""
         return (self.num_views, self.height_px, self.width_px, 3)

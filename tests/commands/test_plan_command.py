@@ -3,6 +3,7 @@
 Axes: C clip, T model step, D latent, a env action.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -21,13 +22,13 @@ from lewm.errors import ConfigError, DataError
 from lewm.evaluation.collapse import heldout_episodes
 from lewm.evaluation.label_goals import fit_comparison
 from lewm.evaluation.plan_frames import frame_of
-from lewm.evaluation.single_plan import DataLatents, distances_apart, encoded, outside, wanted_labels
+from lewm.evaluation.single_plan import DataLatents, data_latents, distances_apart, encoded, outside, wanted_labels
 from lewm.head_config import DecoderConfig
 from lewm.models.heads import build_head
 from lewm.models.world_model import WorldModel
 from lewm.planning.mpc import MPCPolicy
 from lewm.planning.terms import squared_l2
-from lewm.schema import ObservationSpec
+from lewm.schema import Observation, ObservationSpec
 
 SIZE_PX = 32
 SPEC = ObservationSpec(height_px=SIZE_PX, width_px=SIZE_PX)
@@ -197,7 +198,7 @@ def latents_on_a_line(num_clips: int, num_steps: int) -> DataLatents:
 
 
 def test_distances_apart_are_those_of_later_latents_from_the_first() -> None:
-    apart = distances_apart(latents_on_a_line(3, 4).latents, squared_l2)
+    apart = distances_apart(latents_on_a_line(3, 4), squared_l2)
     torch.testing.assert_close(apart, torch.tensor([[1.0], [4.0], [9.0]]).expand(3, 3))
 
 
@@ -205,6 +206,26 @@ def test_a_goal_is_outside_if_it_is_farther_than_the_datas_own_frames_are() -> N
     data = latents_on_a_line(20, 3)  # a first latent is 8 from the last one of the clip before, the very first one 10 from the next
     assert not outside(data, torch.tensor([[47.0]]))["is_goal_outside_data"]
     assert outside(data, torch.tensor([[500.0]]))["is_goal_outside_data"]
+
+
+def test_goals_are_compared_with_what_the_data_look_like_as_goals() -> None:
+    data = latents_on_a_line(20, 3)
+    data = dataclasses.replace(data, still=data.latents + 1000)
+    assert not outside(data, torch.tensor([[1047.0]]))["is_goal_outside_data"]
+    assert outside(data, torch.tensor([[47.0]]))["is_goal_outside_data"]
+    assert distances_apart(data, squared_l2)[0, 0] == (1000 - 1) ** 2
+
+
+def test_the_data_look_as_goals_like_still_stacks_where_frames_are_stacked(run: Path, data: Path) -> None:
+    checkpoint, store = load_checkpoint(run), EpisodeStore(data)
+    assert data_latents(checkpoint, store, 2, num_clips=8).still is None
+    torch.manual_seed(0)
+    model = WorldModel(checkpoint.config, STACKED, store.action_spec).eval()
+    found = data_latents(dataclasses.replace(checkpoint, model=model), store, 2, num_clips=8)
+    frames = np.concatenate([store.episode(int(episode)).observations.frames for episode in np.unique(found.episodes)])
+    still = model.encode(Observation(torch.from_numpy(np.repeat(frames, 2, axis=1)))).detach()
+    assert torch.cdist(found.goals.flatten(0, 1), still).amin(1).max() < 1e-3
+    assert torch.cdist(found.latents.flatten(0, 1), still).amin(1).max() > 0.01
 
 
 def test_one_episode_does_not_say_what_is_outside() -> None:

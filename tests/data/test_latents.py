@@ -1,5 +1,6 @@
 """The latents of a dataset on disk: what they are, that they are computed once, and what happens to builds and files that are cut off."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from lewm.config import Config, ConvEncoderConfig, DataConfig, ModelConfig, Pred
 from lewm.data.collect import collect
 from lewm.data.episodes import EpisodeStore
 from lewm.data.latent_spans import SpanSampler
-from lewm.data.latents import LATENTS_FILE, latent_cache
+from lewm.data.latents import ACTIONS_FILE, LATENTS_FILE, META_FILE, STILL_FILE, encoder_sha256, latent_cache
 from lewm.errors import DataError
 from lewm.models.world_model import WorldModel
 from lewm.schema import Observation
@@ -57,6 +58,37 @@ def test_every_row_is_the_latent_of_its_stacked_frames_and_the_action_after_it(s
     np.testing.assert_array_equal(cache.actions[rows], np.concatenate([recorded.actions, np.zeros((1, 2), np.float32)]))
 
 
+@pytest.mark.parametrize("episode", [0, 7, 59])
+def test_goals_are_the_latents_of_the_newest_frame_in_every_place_of_the_stack(store, tmp_path, episode):
+    cache, frames = cache_of(store, tmp_path), store.episode(episode).observations.frames
+    with torch.no_grad():
+        expected = model_of(store).encode(Observation(torch.from_numpy(np.concatenate([frames, frames], axis=1))))
+    rows = cache.rows_of(np.array([episode]))
+    np.testing.assert_allclose(cache.goals[rows], expected, atol=1e-5)
+    assert np.abs(cache.goals[rows] - cache.latents[rows])[2:].max() > 0.01  # what moves looks different
+
+
+def test_without_stacks_a_cache_is_what_it_always_was_and_goals_look_like_anything_else(store, tmp_path):
+    torch.manual_seed(0)
+    model = WorldModel(CONFIG, store.observation_spec, store.action_spec).eval()
+    cache = latent_cache(model, store, tmp_path, checkpoint_sha256="c" * 64)
+    assert cache.goals is cache.latents
+    (directory,) = tmp_path.iterdir()
+    assert directory.name == f"{encoder_sha256(model)[:16]}-{store.dataset_sha256[:16]}"
+    assert {LATENTS_FILE, ACTIONS_FILE, META_FILE} == {file.name for file in directory.iterdir()} - {".lock"}
+    assert json.loads((directory / META_FILE).read_text())["format"] == 1
+
+
+def test_a_cache_of_stacks_from_before_it_had_goals_is_left_alone_and_another_one_built(store, tmp_path):
+    whole = cache_of(store, tmp_path)
+    (directory,) = tmp_path.iterdir()
+    old = directory.rename(tmp_path / directory.name.removesuffix("-still"))
+    (old / STILL_FILE).unlink()
+    (old / META_FILE).write_text(json.dumps(json.loads((old / META_FILE).read_text()) | {"format": 1}))
+    assert cache_of(store, tmp_path).sha256 == whole.sha256
+    assert (old / LATENTS_FILE).is_file()
+
+
 def test_latents_are_computed_once(store, tmp_path):
     cache_of(store, tmp_path)
     told = []
@@ -84,9 +116,10 @@ def test_a_build_that_was_cut_off_goes_on_where_it_noted_its_progress_and_ends_t
     assert resumed.sha256 == whole.sha256
 
 
-def test_a_cache_that_was_changed_is_refused_with_what_to_do(store, tmp_path):
+@pytest.mark.parametrize("name", [LATENTS_FILE, ACTIONS_FILE, STILL_FILE])
+def test_a_cache_that_was_changed_is_refused_with_what_to_do(store, tmp_path, name):
     cache_of(store, tmp_path)
-    file = next(tmp_path.rglob(LATENTS_FILE))
+    file = next(tmp_path.rglob(name))
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)

@@ -1,6 +1,7 @@
 """The map of a run: where it is kept, what it is refused for, and what an agent, a plan, a result and a page make of it."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from lewm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lewm.cli import main
@@ -20,8 +23,8 @@ from lewm.data.formats.store import Store
 from lewm.errors import ConfigError, DataError, PlanningError
 from lewm.evaluation.agents import agent_of
 from lewm.evaluation.landmark_maps import landmark_labels, map_labels, map_of, maps_directory, position_columns, row_places
-from lewm.evaluation.landmark_routes import route_between, route_words
-from lewm.evaluation.run_latents import training_episodes
+from lewm.evaluation.landmark_routes import route_between, route_words, row_names
+from lewm.evaluation.run_latents import run_latents, training_episodes
 from lewm.models.world_model import WorldModel
 from lewm.planner_config import PlannerConfig
 from lewm.planning.landmark_map import LandmarkMap
@@ -73,6 +76,48 @@ def test_a_map_is_made_once_of_training_episodes_alone(checkpoint, data):
     assert [file.stat().st_mtime_ns for file in files] == before
     episodes = {episode for episode, _step in row_places(EpisodeStore(data), first.rows)}
     assert episodes <= set(training_episodes(checkpoint, EpisodeStore(data)).tolist())
+
+
+@pytest.fixture(scope="module")
+def stacked(data: Path) -> Checkpoint:
+    """A run that sees two frames at once."""
+    store, config = EpisodeStore(data), from_dict(TINY)
+    torch.manual_seed(0)
+    model = WorldModel(config, dataclasses.replace(store.observation_spec, stack_offsets_env_steps=(-3, 0)), store.action_spec)
+    provenance = {"dataset_sha256": store.dataset_sha256, "episode_seeds": []}
+    place = data.parent / "stacked" / "checkpoints" / "step-00000001"
+    return load_checkpoint(save_checkpoint(place, model, config, step=1, env=store.env, provenance=provenance))
+
+
+def test_landmarks_are_also_kept_as_they_look_as_goals_where_frames_are_stacked(stacked, data):
+    map_of(stacked, settings(), data)
+    found, cache = map_of(stacked, settings(), data), run_latents(stacked, EpisodeStore(data))
+    np.testing.assert_array_equal(found.latents, cache.latents[found.rows])
+    np.testing.assert_array_equal(found.goals, cache.goals[found.rows])
+    assert not torch.equal(found.goals, found.latents)
+
+
+def test_a_route_to_a_frame_that_is_shown_as_a_goal_ends_at_its_landmark(stacked, data):
+    policy = cast(LandmarkPolicy, agent_of(stacked, settings(), data=data))
+    landmarks, store = policy.landmarks, EpisodeStore(data)
+    goal_of_row = dict(zip(row_names(policy, store, range(len(landmarks.rows))), landmarks.goals, strict=True))
+    for goal in landmarks.goals:
+        end = route_between(policy, store, landmarks.latents[:1], goal[None])["end_rows"][1]
+        assert torch.equal(goal_of_row[end], goal)  # two landmarks may have the same frame
+
+
+def test_a_map_of_stacks_from_before_it_had_goals_is_not_used(stacked, data):
+    map_of(stacked, settings(), data)
+    (file,) = maps_directory(stacked).glob("*.safetensors")
+    with safe_open(file, framework="np") as content:
+        meta = json.loads(content.metadata()["landmarks"])
+    arrays = load_file(file)
+    del arrays["still"]
+    del meta["identity"]["goals"]
+    name = hashlib.sha256(json.dumps(meta["identity"], sort_keys=True).encode()).hexdigest()[:32]
+    save_file(arrays, file.with_name(f"{name}.safetensors"), metadata={"landmarks": json.dumps(meta)})
+    file.unlink()
+    assert map_of(stacked, settings(), data).still is not None
 
 
 def test_landmarks_know_their_labels(checkpoint, data):

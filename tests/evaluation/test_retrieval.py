@@ -1,5 +1,7 @@
 """Retrieval of actions: what counts as similar, and which of the similar moments is followed."""
 
+import dataclasses
+
 import numpy as np
 import torch
 
@@ -37,6 +39,15 @@ def test_what_comes_after_the_time_does_not_count():
 def test_the_last_observation_of_an_episode_which_has_no_action_is_never_followed_and_the_last_action_is_held():
     retrieval = Retrieval(cache_of([0, 1, 2], [5, 6, 7]), np.array([0, 1]), action_block=3, num_neighbours=1)
     assert chosen(retrieval, 2.0, 2.0, 5) == [1.0, 1.0, 1.0]
+
+
+def test_a_goal_is_compared_with_what_later_frames_look_like_as_goals_and_the_present_with_what_was_seen():
+    cache = dataclasses.replace(
+        cache_of([0, 1, 2, 3], [0, -1, -2, -3], [50, 51, 52, 53]), still=-cache_of([9, 1, 2, 3], [9, -1, -2, -3], [0, 4, 5, 6]).latents
+    )
+    retrieval = Retrieval(cache, np.array([0, 1, 2]), action_block=1, num_neighbours=2)
+    assert chosen(retrieval, 0.0, 3.0, 3) == [4.0]
+    assert chosen(retrieval, 0.0, -3.0, 3) == [0.0]
 
 
 def test_only_the_named_episodes_are_searched():

@@ -13,18 +13,20 @@ from lewm.config import Config, PlannerConfig
 from lewm.config_files import from_dict
 from lewm.data.collect import collect
 from lewm.data.formats.store import Store, open_store
+from lewm.envs.base import make_batch
 from lewm.errors import ConfigError, DataError
 from lewm.evaluation.outcomes import run_policy
 from lewm.evaluation.protocol import Manifest, make_manifest
 from lewm.evaluation.why.breaking import break_part
 from lewm.evaluation.why.coalitions import COALITIONS, PARTS, Coalition, check_planner, oracle_search
 from lewm.evaluation.why.diagnosis import Question, diagnose, run_agent, solve_with
-from lewm.evaluation.why.oracles import Parts, World
+from lewm.evaluation.why.oracles import Parts, SwappedPolicy, World
 from lewm.evaluation.why.table import why_table
 from lewm.evaluation.why.translation import fit_embedding, fit_translator
 from lewm.evaluation.why.workflow import make_world
 from lewm.planning.mpc import MPCPolicy
 from lewm.planning.terms import squared_l2
+from lewm.schema import Observation
 
 OPTIONS = {"size_px": 32}
 CONFIG: Config = from_dict({"data": {"action_block": 5, "validation_fraction": 0.3}})
@@ -111,8 +113,52 @@ def test_no_oracle_at_all_is_the_agent_as_it_is(whole: Parts, world: World, mani
 def test_a_simulated_future_is_what_then_happens(world: World, whole: Parts, manifest: Manifest) -> None:
     states, candidates = [pair.start_state for pair in manifest.pairs[:3]], torch.linspace(-1, 1, 3 * 4 * 2 * 10).reshape(3, 4, 2, 10)
     labels, latents = world.simulator.labels(states, candidates), world.simulator.latents(states, candidates, whole.model)
-    assert torch.allclose(world.translator.real.read(latents)[..., :2], labels[..., :2], atol=4.0)  # px; a frame has 32, so one of its px is 7
+    read = world.translator.present.real.read(latents)
+    assert torch.allclose(read[..., :2], labels[..., :2], atol=4.0)  # px; a frame has 32, so one of its px is 7
     assert torch.equal(world.simulator.latents(states, candidates, whole.model, only_last=True), latents[:, :, -1:])
+
+
+class StackedDot(DotModel):
+    """Sees two frames; its latent is that of the newer one, pushed aside by as much as the dot moved between them."""
+
+    def encode(self, observation: Observation[torch.Tensor]) -> torch.Tensor:
+        older, newer = (DotModel.encode(self, Observation(observation.frames[..., [view], :, :, :])) for view in (0, 1))
+        return newer + (newer - older).norm(dim=-1, keepdim=True) * self.mixing[:, 0]
+
+
+@pytest.fixture(scope="module")
+def stacked(store: Store) -> Parts:
+    spec = replace(store.observation_spec, stack_offsets_env_steps=(-5, 0))
+    return Parts(model=StackedDot(spec, store.action_spec, 5).eval(), planner=PLANNER, metric=squared_l2)
+
+
+@pytest.fixture(scope="module")
+def stacked_world(stacked: Parts, store: Store) -> World:
+    return make_world(stacked, "two-room", OPTIONS, store, CONFIG)[0]
+
+
+@pytest.mark.parametrize("swapped", [("cost",), ("encoder",), ("encoder", "cost")])
+def test_goals_are_translated_as_they_are_shown_which_is_still_where_frames_are_stacked(
+    swapped: tuple[str, ...], stacked: Parts, stacked_world: World, manifest: Manifest
+) -> None:
+    with closing(make_batch("two-room", len(manifest.pairs), **OPTIONS)) as envs:
+        envs.set_states([pair.goal_state for pair in manifest.pairs])
+        frames, labels = envs.observe(), envs.labels()
+        goals = SwappedPolicy(stacked, stacked_world, Coalition.of(*swapped)).begin(frames, labels, range(len(labels))).goals
+    if "cost" in swapped:  # labels: of a frame that seems to move they are some 20 px aside
+        np.testing.assert_allclose(goals[:, :2], labels[:, :2], atol=4.0)
+    else:
+        shown = torch.from_numpy(np.repeat(frames.frames, 2, axis=1))
+        torch.testing.assert_close(goals, stacked.model.encode(Observation(shown)), atol=0.2, rtol=0)  # in 20 px
+
+
+def test_a_plan_counts_as_arrived_by_how_far_the_next_frames_are_from_frames_that_are_shown_as_goals(
+    store: Store, whole: Parts, stacked: Parts
+) -> None:
+    goals, later = fit_translator(stacked.model, store, CONFIG, num_clips=64).steps
+    places, later_places = fit_translator(whole.model, store, CONFIG, num_clips=64).steps
+    torch.testing.assert_close(goals, places)  # a goal does not move
+    assert (later - later_places).norm(dim=-1).median() > 0.5
 
 
 def test_a_plan_with_oracles_does_not_depend_on_which_episodes_share_the_batch(whole: Parts, world: World, manifest: Manifest) -> None:

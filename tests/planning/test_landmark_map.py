@@ -76,6 +76,25 @@ def test_a_distance_replaces_what_episodes_did():
     assert (0.0, 3.0) not in edges(found)
 
 
+def shown_elsewhere(*episodes: list[float], **settings) -> LandmarkMap:
+    """The same map, whose frames look as if they were 100 further on when they are shown as goals."""
+    latents = torch.tensor([number for episode in episodes for number in episode])[:, None]
+    return line(*episodes, still=latents + 100, **settings)
+
+
+def test_goals_belong_to_the_landmark_that_looks_like_them_as_a_goal_and_the_present_to_the_one_that_was_seen_so():
+    found = shown_elsewhere([0.0, 1.0, 2.0, 1.0, 0.0])
+    for number in (0.0, 1.0, 2.0):
+        assert found.latents[found.nearest_to_goals(torch.tensor([[100 + number]])), 0].tolist() == [number]
+        assert found.latents[found.nearest(torch.tensor([[number]])), 0].tolist() == [number]
+
+
+def test_a_distance_is_asked_how_far_landmarks_are_as_goals():
+    episodes, settings = ([0.0, 1.0, 0.0], [2.0, 3.0, 2.0]), {"most_env_steps": 20}
+    there = shown_elsewhere(*episodes, **settings, distance=lambda here, there: 10 * (here + 100 - there).abs().sum(-1))
+    assert edges(there) == edges(line(*episodes, **settings, distance=lambda here, there: 10 * (here - there).abs().sum(-1)))
+
+
 def test_landmarks_are_spread_over_what_was_seen_and_depend_on_the_seed_alone():
     cloud = torch.cat([centre + 0.01 * torch.randn(200, 2, generator=torch.Generator().manual_seed(0)) for centre in torch.eye(2)])
     first = representatives(cloud, 6, seed=1)

@@ -136,6 +136,23 @@ def test_an_actor_that_proposes_to_a_search_is_shown_landmarks_too():
     assert is_at(found, [RIGHT]).all()
 
 
+class StraightWhereGoalsLookElsewhere:
+    """The same in a world where what is shown as a goal seems to be 6 further to the right."""
+
+    def act(self, latents, goals, previous, *, steps_to_goal):
+        return Straight().act(latents, goals - torch.tensor([6.0, 0.0]), previous, steps_to_goal=steps_to_goal)
+
+
+def test_aims_look_like_goals_where_goals_look_different_from_what_is_seen():
+    episodes = [piece((1, 10), (1, 1)), piece((1, 3), (1, 1), (5, 1), (5, 3)), piece((5, 1), (5, 10))]
+    seen, lengths = torch.cat(episodes), [len(one) for one in episodes]
+    landmarks = build_map(seen, lengths, num_landmarks=200, most_env_steps=4, seed=0, still=seen + torch.tensor([6.0, 0.0]))
+    policy = agent(landmarks, landmark_search="direct", proposals="straight", heads={"straight": StraightWhereGoalsLookElsewhere()})
+    found, state = walk(policy, [LEFT, RIGHT], [(11.0, 9.0), (7.0, 9.0)], 80)
+    assert is_at(found, [RIGHT, LEFT]).all()
+    assert policy.first_aim(torch.tensor([LEFT]), state.goals[:1])[0, 0] == 7  # on the left, and shown as a goal
+
+
 def test_a_goal_without_a_way_is_named_and_planned_for_directly():
     landmarks = build_map(torch.cat([piece((1, 10), (1, 1)), piece((5, 1), (5, 10))]), [37, 37], num_landmarks=80, most_env_steps=4, seed=0)
     policy = agent(landmarks)

@@ -12,12 +12,14 @@ from lewm.checkpoint import load_checkpoint
 from lewm.cli import main
 from lewm.data.episodes import EpisodeStore
 from lewm.data.latent_spans import SpanSampler
+from lewm.data.latents import latent_cache
 from lewm.data.splits import split_episodes
 from lewm.decoder_training import train_decoder
 from lewm.evaluation.run_latents import latents_directory, run_latents, training_episodes
 from lewm.head_config import DecoderConfig, DistanceConfig, IntentConfig, InverseGoalConfig
 from lewm.head_training import LOSSES, train_head
 from lewm.models.heads import build_head
+from lewm.models.world_model import WorldModel
 from lewm.training import train
 
 SMALL = {"width": 16, "num_layers": 1, "num_steps": 3, "batch_size": 16}
@@ -75,14 +77,33 @@ def test_heads_see_the_runs_own_training_episodes_only(base, dataset, latents, s
     cache, ids = run_latents(checkpoint, store, latents), training_episodes(checkpoint, store)
     data = checkpoint.config.data
     np.testing.assert_array_equal(ids, split_episodes(store.episode_ids, data.validation_fraction, data.split_seed)[0])
-    read = SpanSampler.latents
-    monkeypatch.setattr(SpanSampler, "latents", lambda self, episode, step: (seen.update(episode.tolist()), read(self, episode, step))[1])
+    for name in ("latents", "goals"):
+        read = getattr(SpanSampler, name)
+        monkeypatch.setattr(SpanSampler, name, lambda self, episode, step, read=read: (seen.update(episode.tolist()), read(self, episode, step))[1])
     head = build_head(settings.NAME, settings, checkpoint.model)
     loss_at = LOSSES[settings.NAME](head, checkpoint.model, cache, ids)
     for step in range(40):
         loss_at(step)
     assert seen == set(ids.tolist())
     assert len(ids) < len(store)
+
+
+@pytest.mark.parametrize("settings", [INVERSE, INTENT, DISTANCE])
+def test_heads_learn_from_goals_that_look_as_an_agent_is_shown_them(dataset, tiny, tmp_path, settings):
+    """Where frames are stacked an agent's present is a moving stack, and its goal a still one."""
+    store = EpisodeStore(dataset)
+    spec = dataclasses.replace(store.observation_spec, stack_offsets_env_steps=(-3, 0))
+    model, seen = WorldModel(tiny, spec, store.action_spec).eval(), []
+    cache = latent_cache(model, store, tmp_path, checkpoint_sha256="c" * 64)
+    settings = dataclasses.replace(settings, **({"imagined_fraction": 0.0} if settings.NAME == "distance" else {}))
+    head = build_head(settings.NAME, settings, model)
+    head.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[:2]))
+    LOSSES[settings.NAME](head, model, cache, np.arange(len(store)))(0)
+    moving, still = ({row.tobytes() for row in rows} for rows in (cache.latents, cache.goals))
+    here, goals = ([row.tobytes() for part in parts for row in part.numpy()] for parts in zip(*seen, strict=True))
+    assert set(here) <= moving
+    assert set(goals) <= still
+    assert not set(goals) <= moving
 
 
 def test_imagined_latents_are_the_models_rollout_of_the_actions_that_were_taken(base, dataset, latents, monkeypatch):

@@ -65,6 +65,10 @@ class SpanSampler:
         """float32 [B, D]."""
         return np.asarray(self.cache.latents[self.cache.rows(episode, env_step)])
 
+    def goals(self, episode: np.ndarray, env_step: np.ndarray) -> np.ndarray:
+        """float32 [B, D]: latents of the same frames when they are shown as goals."""
+        return np.asarray(self.cache.goals[self.cache.rows(episode, env_step)])
+
     def actions(self, episode: np.ndarray, first: np.ndarray, count: int) -> np.ndarray:
         """``count`` actions from env step ``first`` on, float32 [B, count, a].
 

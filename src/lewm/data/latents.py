@@ -19,10 +19,13 @@ from lewm.data.durable import DirectoryLock, reported_as_data_error, write_atomi
 from lewm.data.formats.store import Store
 from lewm.errors import DataError
 from lewm.models.world_model import WorldModel
+from lewm.planning.frame_stacks import as_goals
 from lewm.schema import Observation
 
-FORMAT = 1
+FORMAT, FORMAT_WITH_STILL = 1, 2
 LATENTS_FILE, ACTIONS_FILE, META_FILE, PROGRESS_FILE = "latents.npy", "actions.npy", "meta.json", "progress.json"
+STILL_FILE = "still.npy"
+"""Where frames are stacked."""
 UNFINISHED = ".unfinished"
 ROWS_PER_CHUNK = 512
 """Episodes are read together until they have so many rows, and at most so many are encoded at once."""
@@ -48,7 +51,14 @@ class LatentCache:
     length: np.ndarray
     """int64 [episodes]: N."""
     sha256: str
-    """Hash of the two arrays."""
+    """Hash of the arrays."""
+    still: np.ndarray | None = None
+    """float32 [n, D]: latents of still stacks, the row's frame repeated; None where nothing is stacked."""
+
+    @property
+    def goals(self) -> np.ndarray:
+        """float32 [n, D]: the latents of the same frames when they are shown as goals, which are still."""
+        return self.latents if self.still is None else self.still
 
     def rows(self, episodes: np.ndarray, env_steps: np.ndarray) -> np.ndarray:
         """int64: where some observations are; ``episodes`` and ``env_steps`` are broadcast."""
@@ -64,13 +74,15 @@ def latent_cache(
 ) -> LatentCache:
     """The cache of a model's latents of a dataset, in a directory of its own below ``parent``; built if it is not there yet.
 
+    Where frames are stacked it also has the latents of still stacks; one from before there were any is left alone, and another one is built.
     The directory's name and its ``meta.json`` hold the hashes of the dataset and of the weights that decide latents, so a checkpoint that gains a
     head still finds it. A build that was cut off goes on where it noted its progress last. Opening verifies sizes and hashes; ``DataError`` says
     what is damaged and what to do.
     """
-    latents_sha256 = encoder_sha256(model)
-    identity = {"format": FORMAT, "encoder_sha256": latents_sha256, "dataset_sha256": store.dataset_sha256}
-    directory = parent / f"{latents_sha256[:16]}-{store.dataset_sha256[:16]}"
+    latents_sha256, is_stacked = encoder_sha256(model), model.observation_spec.is_stacked
+    number = FORMAT_WITH_STILL if is_stacked else FORMAT
+    identity = {"format": number, "encoder_sha256": latents_sha256, "dataset_sha256": store.dataset_sha256}
+    directory = parent / (f"{latents_sha256[:16]}-{store.dataset_sha256[:16]}" + ("-still" if is_stacked else ""))
     if not (directory / META_FILE).is_file():
         about = {"checkpoint_sha256": checkpoint_sha256, "num_rows": int((store.index["length"] + 1).sum()), "dimension": model.latent_dimension}
         _build(model, store, directory, identity | about, device, progress)
@@ -92,14 +104,15 @@ def open_latents(directory: Path, store: Store, identity: dict[str, Any]) -> Lat
     try:
         meta = json.loads((directory / META_FILE).read_text())
         found = {name: meta[name] for name in identity}
-        arrays = {name: np.load(directory / name, mmap_mode="r", allow_pickle=False) for name in (LATENTS_FILE, ACTIONS_FILE)}
-        sha256 = _hash(directory)
+        files = _files(identity)
+        arrays = {name: np.load(directory / name, mmap_mode="r", allow_pickle=False) for name in files}
+        sha256 = _hash(directory, files)
         is_whole = sha256 == meta["sha256"] and arrays[LATENTS_FILE].shape == (meta["num_rows"], meta["dimension"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(directory, f"it cannot be read ({error})") from None
     if found != identity:
         raise _damaged(directory, f"it is of {found}, expected {identity}")
-    if not is_whole or len(arrays[ACTIONS_FILE]) != meta["num_rows"]:
+    if not is_whole or any(len(array) != meta["num_rows"] for array in arrays.values()):
         raise _damaged(directory, "its arrays are not what was written")
     return LatentCache(
         latents=arrays[LATENTS_FILE],
@@ -107,7 +120,13 @@ def open_latents(directory: Path, store: Store, identity: dict[str, Any]) -> Lat
         first_row=_first_rows(store),
         length=store.index["length"].astype(np.int64),
         sha256=sha256,
+        still=arrays.get(STILL_FILE),
     )
+
+
+def _files(meta: dict[str, Any]) -> tuple[str, ...]:
+    """The arrays of a cache."""
+    return (LATENTS_FILE, ACTIONS_FILE, STILL_FILE) if meta["format"] == FORMAT_WITH_STILL else (LATENTS_FILE, ACTIONS_FILE)
 
 
 def _build(model: WorldModel, store: Store, directory: Path, meta: dict[str, Any], device: str, progress: Progress | None) -> None:
@@ -119,9 +138,9 @@ def _build(model: WorldModel, store: Store, directory: Path, meta: dict[str, Any
             return
         with reported_as_data_error(directory):
             _fill(model, store, directory, meta, device, progress)
-            for name in (LATENTS_FILE, ACTIONS_FILE):
+            for name in _files(meta):
                 os.replace(directory / (name + UNFINISHED), directory / name)
-        write_atomically(directory / META_FILE, (json.dumps(meta | {"sha256": _hash(directory)}, indent=1) + "\n").encode())
+        write_atomically(directory / META_FILE, (json.dumps(meta | {"sha256": _hash(directory, _files(meta))}, indent=1) + "\n").encode())
         (directory / PROGRESS_FILE).unlink(missing_ok=True)
     finally:
         lock.release()
@@ -131,12 +150,12 @@ def _build(model: WorldModel, store: Store, directory: Path, meta: dict[str, Any
 def _fill(model: WorldModel, store: Store, directory: Path, meta: dict[str, Any], device: str, progress: Progress | None) -> None:
     """Encode every chunk of episodes that is not noted as done."""
     num_done = _episodes_done(directory, meta)
-    shapes = {LATENTS_FILE: meta["dimension"], ACTIONS_FILE: store.action_spec.dimension}
+    widths = {name: store.action_spec.dimension if name == ACTIONS_FILE else meta["dimension"] for name in _files(meta)}
     arrays = {
         name: np.lib.format.open_memmap(
             directory / (name + UNFINISHED), mode="r+" if num_done else "w+", dtype=np.float32, shape=(meta["num_rows"], width)
         )
-        for name, width in shapes.items()
+        for name, width in widths.items()
     }
     first_row = _first_rows(store)
     model.eval()
@@ -144,7 +163,10 @@ def _fill(model: WorldModel, store: Store, directory: Path, meta: dict[str, Any]
         if episodes[-1] < num_done:
             continue
         rows = slice(int(first_row[episodes[0]]), int(first_row[episodes[-1]] + store.index["length"][episodes[-1]] + 1))
-        arrays[LATENTS_FILE][rows] = _encoded(model, _observations(model, store, episodes), device)
+        observations = _observations(model, store, episodes)
+        arrays[LATENTS_FILE][rows] = _encoded(model, observations, device)
+        if STILL_FILE in arrays:
+            arrays[STILL_FILE][rows] = _encoded(model, as_goals(observations, model.observation_spec), device)
         arrays[ACTIONS_FILE][rows] = np.concatenate([_actions(store, episode) for episode in episodes])
         if (number + 1) % CHUNKS_PER_NOTE == 0 or episodes[-1] + 1 == len(store):
             for array in arrays.values():
@@ -168,7 +190,7 @@ def _episodes_done(directory: Path, meta: dict[str, Any]) -> int:
     try:
         noted = json.loads((directory / PROGRESS_FILE).read_text())
         is_same = all(noted[name] == meta[name] for name in ("format", "encoder_sha256", "dataset_sha256", "num_rows", "dimension"))
-        files = [np.load(directory / (name + UNFINISHED), mmap_mode="r") for name in (LATENTS_FILE, ACTIONS_FILE)]
+        files = [np.load(directory / (name + UNFINISHED), mmap_mode="r") for name in _files(meta)]
         return int(noted["episodes_done"]) if is_same and all(len(file) == meta["num_rows"] for file in files) else 0
     except (OSError, ValueError, KeyError, TypeError):
         return 0
@@ -222,9 +244,9 @@ def _first_rows(store: Store) -> np.ndarray:
     return np.concatenate([[0], ends[:-1]])
 
 
-def _hash(directory: Path) -> str:
+def _hash(directory: Path, files: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
-    for name in (LATENTS_FILE, ACTIONS_FILE):
+    for name in files:
         with (directory / name).open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

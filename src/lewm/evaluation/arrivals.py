@@ -53,8 +53,8 @@ class ArrivalWatch:
 def watch_arrivals(policy: MPCPolicy, checkpoint: Checkpoint, store: Store) -> ArrivalWatch:
     """Have a checkpoint's agent watched from now on; frames of its training episodes say how near is near."""
     distance = squared_l2 if policy.readout is None else LabelDistance(readout=policy.readout)
-    steps = data_latents(checkpoint, store, 1, num_clips=NUM_CLIPS).latents  # n 2 D
-    policy.watch = ArrivalWatch(distance, arrival_threshold(distance, policy.readout, steps[:, 0], steps[:, 1]))
+    steps = data_latents(checkpoint, store, 1, num_clips=NUM_CLIPS)  # n 2 D
+    policy.watch = ArrivalWatch(distance, arrival_threshold(distance, policy.readout, steps.goals[:, 0], steps.latents[:, 1]))
     return policy.watch
 
 

@@ -4,6 +4,7 @@ Axes: M landmark, s label, F edge, D latent.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import re
@@ -29,6 +30,8 @@ FORMAT = 1
 SETTINGS = ("num_landmarks", "landmark_edge_env_steps", "landmark_seed", "landmark_distance")
 """What the map depends on; the rest is about its use."""
 ARRAYS = ("latents", "std", "rows", "starts", "ends", "env_steps")
+STILL = "still"
+"""One more array where frames are stacked."""
 
 
 def map_of(checkpoint: Checkpoint, planner: PlannerConfig, data: Path | str | None, distance: Distance | None = None) -> LandmarkMap:
@@ -45,6 +48,8 @@ def map_of(checkpoint: Checkpoint, planner: PlannerConfig, data: Path | str | No
         "distance_sha256": weights,
         "split": [checkpoint.config.data.split_seed, checkpoint.config.data.validation_fraction],
     } | {name: getattr(planner, name) for name in SETTINGS}
+    if checkpoint.model.observation_spec.is_stacked:
+        identity["goals"] = STILL  # a map from before goals were placed so is made anew
     file = maps_directory(checkpoint) / f"{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]}.safetensors"
     if not file.is_file():
         found = _built(checkpoint, store, planner, distance)
@@ -68,6 +73,7 @@ def open_map(file: Path, identity: dict[str, Any] | None = None) -> LandmarkMap:
         latents=torch.from_numpy(arrays["latents"]),
         std=torch.from_numpy(arrays["std"]),
         **{name: arrays[name] for name in ("rows", "starts", "ends", "env_steps")},
+        still=torch.from_numpy(arrays[STILL]) if STILL in arrays else None,
     )
     if found.sha256 != meta["sha256"]:
         raise _damaged(file, "it is not what was written")
@@ -121,12 +127,14 @@ def _built(checkpoint: Checkpoint, store: Store, planner: PlannerConfig, distanc
         most_env_steps=planner.landmark_edge_env_steps,
         seed=planner.landmark_seed,
         distance=None if distance is None else lambda latents, goals: distance(latents.to(device), goals.to(device)),
+        still=None if cache.still is None else torch.from_numpy(cache.still[rows].astype(np.float32)),
     )
-    return LandmarkMap(**{name: getattr(found, name) for name in ARRAYS} | {"rows": rows[found.rows]})
+    return dataclasses.replace(found, rows=rows[found.rows])
 
 
 def _as_bytes(found: LandmarkMap, identity: dict[str, Any], store: Store) -> bytes:
-    arrays = {name: torch.as_tensor(getattr(found, name)).contiguous() for name in ARRAYS}
+    names = ARRAYS if found.still is None else (*ARRAYS, STILL)
+    arrays = {name: torch.as_tensor(getattr(found, name)).contiguous() for name in names}
     labels = landmark_labels(store, found.rows)
     meta = {"identity": identity, "sha256": found.sha256, "label_names": list(store.label_names)}
     return bytes(save(arrays | {"labels": torch.from_numpy(labels)}, metadata={"landmarks": json.dumps(meta)}))
@@ -135,7 +143,8 @@ def _as_bytes(found: LandmarkMap, identity: dict[str, Any], store: Store) -> byt
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     with contextlib.suppress(OSError, SafetensorError, ValueError, KeyError, TypeError), safe_open(file, framework="np") as content:
         meta = json.loads(content.metadata()["landmarks"])
-        return {name: meta[name] for name in ("identity", "sha256", "label_names")}, {name: content.get_tensor(name) for name in (*ARRAYS, "labels")}
+        names = {*ARRAYS, "labels", *({STILL} & set(content.keys()))}
+        return {name: meta[name] for name in ("identity", "sha256", "label_names")}, {name: content.get_tensor(name) for name in names}
     raise _damaged(file, "it cannot be read")
 
 

@@ -16,13 +16,13 @@ from lewm.planning.landmarks import LandmarkPolicy, aim_on
 
 
 def route_between(policy: LandmarkPolicy, store: Store, latent: Float[Tensor, "1 D"], goal: Float[Tensor, "1 D"]) -> dict[str, Any]:
-    """The route from one latent to another, JSON-ready; ``landmarks`` is empty where no way is known.
+    """The route from a latent to a goal's, JSON-ready; ``landmarks`` is empty where no way is known.
 
     ``rows`` says which frames of the dataset the landmarks are (``EPISODE:STEP``), ``env_steps_left`` how far each is from the goal's, ``aim`` which
     one is planned for first (None: the goal itself).
     """
     found = policy.route(latent, goal)
-    ends = [int(number) for number in (policy.landmarks.nearest(latent)[0], policy.landmarks.nearest(goal)[0])]
+    ends = [int(number) for number in (policy.landmarks.nearest(latent)[0], policy.landmarks.nearest_to_goals(goal)[0])]
     about = {"num_landmarks": len(policy.landmarks.rows), "map_sha256": policy.landmarks.sha256, "end_rows": row_names(policy, store, ends)}
     if found is None:
         return about | {"landmarks": [], "rows": [], "env_steps_left": [], "aim": None}

@@ -19,6 +19,7 @@ from lewm.errors import DataError
 from lewm.evaluation.collapse import heldout_episodes
 from lewm.evaluation.probing import NUM_FIT_CLIPS, encode_clips, fit_probe
 from lewm.planning.base import LinearReadout
+from lewm.planning.frame_stacks import as_goals
 from lewm.planning.mpc import MPCPolicy
 from lewm.planning.terms import Distance
 from lewm.registry import did_you_mean
@@ -47,6 +48,13 @@ class DataLatents:
     """At model steps 0 to the horizon."""
     episodes: np.ndarray
     """int64 [C]."""
+    still: Float[Tensor, "C T D"] | None = None
+    """Latents of still stacks of the same frames; None where nothing is stacked."""
+
+    @property
+    def goals(self) -> Float[Tensor, "C T D"]:
+        """The latents of the same frames when they are shown as goals, which are still."""
+        return self.latents if self.still is None else self.still
 
 
 @torch.no_grad()
@@ -100,12 +108,17 @@ def data_latents(checkpoint: Checkpoint, store: Store, horizon_model_steps: int,
         batch_size=CLIPS_PER_BATCH,
         seed=seed,
     )
-    device, latents, episodes = next(model.parameters()).device, [], []
+    device, latents, still, episodes = next(model.parameters()).device, [], [], []
+
+    def encode(observations: Observation[np.ndarray]) -> Tensor:
+        return model.encode(observations.map(lambda array: torch.from_numpy(array).to(device)))
+
     for clip in sampler.fixed_chunks(seed, num_clips, CLIPS_PER_BATCH):
-        observations = clip.observations.map(lambda array: torch.from_numpy(array).to(device))
-        latents.append(model.encode(observations))
+        latents.append(encode(clip.observations))
+        if model.observation_spec.is_stacked:
+            still.append(encode(as_goals(clip.observations, model.observation_spec)))
         episodes.append(clip.episode.copy())
-    return DataLatents(latents=torch.cat(latents), episodes=np.concatenate(episodes))
+    return DataLatents(latents=torch.cat(latents), episodes=np.concatenate(episodes), still=torch.cat(still) if still else None)
 
 
 def trust(way: PlannedWay, data: DataLatents, distance: Distance, goal: Float[Tensor, "1 D"]) -> dict[str, Any]:
@@ -115,7 +128,7 @@ def trust(way: PlannedWay, data: DataLatents, distance: Distance, goal: Float[Te
     goal; ``model_steps_left`` is how many model steps apart frames with that distance typically are.
     """
     nearest = min(way.result["distances"])
-    apart = distances_apart(data.latents, distance)  # T-1 C
+    apart = distances_apart(data, distance)  # T-1 C
     medians = apart.median(1).values
     return {
         "median_distance_by_model_steps": medians.tolist(),
@@ -124,22 +137,22 @@ def trust(way: PlannedWay, data: DataLatents, distance: Distance, goal: Float[Te
     } | outside(data, goal.to(data.latents))
 
 
-def distances_apart(latents: Float[Tensor, "C T D"], distance: Distance) -> Float[Tensor, "T-1 C"]:
-    """How far the later latents of clips are from the first ones, by how much later they are."""
-    later = latents[:, 1:]
-    return distance(later, latents[:, :1].expand_as(later)).T
+def distances_apart(data: DataLatents, distance: Distance) -> Float[Tensor, "T-1 C"]:
+    """How far the later latents of clips are from the first frames as goals, by how much later they are."""
+    later = data.latents[:, 1:]
+    return distance(later, data.goals[:, :1].expand_as(later)).T
 
 
 def outside(data: DataLatents, goal: Float[Tensor, "1 D"]) -> dict[str, Any]:
-    """How far a goal latent is from its nearest one in the data, beside how far the data's own frames are from those of other episodes."""
-    firsts = data.latents[:, 0]
-    own = torch.cdist(firsts, data.latents.flatten(0, 1)).view(len(firsts), len(firsts), -1).amin(-1)  # clip to clip
+    """How far a goal latent is from its nearest one in the data, beside how far the data's own frames, as goals, are from those of other episodes."""
+    firsts = data.goals[:, 0]
+    own = torch.cdist(firsts, data.goals.flatten(0, 1)).view(len(firsts), len(firsts), -1).amin(-1)  # clip to clip
     is_same = torch.from_numpy(data.episodes[:, None] == data.episodes[None]).to(own.device)
     if bool(is_same.all()):
         return {}  # one episode cannot say what is near
     own = own.masked_fill(is_same, torch.inf).amin(1)
     limit = float(own[own.isfinite()].quantile(OUTSIDE_QUANTILE))
-    nearest = float(torch.cdist(goal, data.latents.flatten(0, 1)).amin())
+    nearest = float(torch.cdist(goal, data.goals.flatten(0, 1)).amin())
     return {"goal_nearest_l2": nearest, "goal_nearest_l2_limit": limit, "is_goal_outside_data": nearest > limit}
 
 

@@ -32,5 +32,11 @@ def stacked(kept: np.ndarray, spec: ObservationSpec) -> np.ndarray:
 def still(goals: Observation[np.ndarray], spec: ObservationSpec) -> Observation[np.ndarray]:
     """Goals, one frame per camera, as the model is shown them: the same frame in every place of the stack."""
     num_stacked = len(spec.stack_offsets_env_steps)
-    frames = np.repeat(goals.frames, num_stacked, axis=1) if num_stacked > 1 else goals.frames
+    frames = np.repeat(goals.frames, num_stacked, axis=-4) if num_stacked > 1 else goals.frames
     return Observation(frames, goals.proprioception)
+
+
+def as_goals(observations: Observation[np.ndarray], spec: ObservationSpec) -> Observation[np.ndarray]:
+    """What was seen, frames [..., V, Y, X, 3], shown as goals are: the newest frame of each camera in every place of the stack."""
+    num_stacked = len(spec.stack_offsets_env_steps)
+    return still(Observation(observations.frames[..., num_stacked - 1 :: num_stacked, :, :, :], observations.proprioception), spec)

@@ -60,10 +60,24 @@ class LandmarkMap:
     """int64 [F]."""
     env_steps: np.ndarray
     """float64 [F]: how long each edge takes, above 0."""
+    still: Float[Tensor, "M D"] | None = None
+    """Latents of still stacks of the same frames; None where nothing is stacked."""
+
+    @property
+    def goals(self) -> Float[Tensor, "M D"]:
+        """The landmarks' latents when they are shown as goals, which are still."""
+        return self.latents if self.still is None else self.still
 
     def nearest(self, latents: Float[Tensor, "E D"]) -> np.ndarray:
         """int64 [E]: the landmarks that latents belong to, each by itself whoever else is asked for."""
-        scaled = [values.double().cpu() / self.std.double() for values in (latents, self.latents)]
+        return self._nearest(latents, self.latents)
+
+    def nearest_to_goals(self, goals: Float[Tensor, "E D"]) -> np.ndarray:
+        """int64 [E]: the landmarks that goals belong to: those that look most like them when they are shown as goals."""
+        return self._nearest(goals, self.goals)
+
+    def _nearest(self, latents: Float[Tensor, "E D"], landmarks: Float[Tensor, "M D"]) -> np.ndarray:
+        scaled = [values.double().cpu() / self.std.double() for values in (latents, landmarks)]
         return np.array([int((one - scaled[1]).square().sum(-1).argmin()) for one in scaled[0]], dtype=np.int64)
 
     def ways_to(self, goal: int, factors: np.ndarray | None = None) -> Ways:
@@ -77,7 +91,8 @@ class LandmarkMap:
     def sha256(self) -> str:
         """Hash of everything in the map."""
         digest = hashlib.sha256()
-        for array in (self.latents.cpu().numpy(), self.std.cpu().numpy(), self.rows, self.starts, self.ends, self.env_steps):
+        stills = [] if self.still is None else [self.still.cpu().numpy()]
+        for array in (self.latents.cpu().numpy(), self.std.cpu().numpy(), self.rows, self.starts, self.ends, self.env_steps, *stills):
             digest.update(f"{array.dtype} {array.shape}\n".encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
@@ -90,8 +105,9 @@ def build_map(
     most_env_steps: int,
     seed: int,
     distance: Distance | None = None,
+    still: Float[Tensor, "n D"] | None = None,
 ) -> LandmarkMap:
-    """A map of episodes that have so many rows each.
+    """A map of episodes that have so many rows each; where frames are stacked, ``still`` are the latents of the same frames as goals.
 
     An edge joins two landmarks that one episode came by at most ``most_env_steps`` apart, and takes the median of the env steps that it took. The
     moment at which an episode comes by is that at which it is nearest to the landmark: two that touch are as far apart as their middles, not one
@@ -107,7 +123,8 @@ def build_map(
         which, apart = assigned(latents / std, latents[rows] / std)
         starts, ends, env_steps = travelled(which.numpy(), apart.numpy(), np.asarray(lengths), most_env_steps=most_env_steps)
     else:
-        starts, ends, env_steps = measured(latents[rows], distance, most_env_steps=most_env_steps)
+        goals = latents if still is None else still
+        starts, ends, env_steps = measured(latents[rows], goals[rows], distance, most_env_steps=most_env_steps)
     kept, starts, ends, env_steps = _without_dead_ends(len(rows), starts, ends, env_steps)
     if len(kept) == 0:
         raise PlanningError(
@@ -115,7 +132,8 @@ def build_map(
             "planner.num_landmarks smaller"
         )
     chosen = rows.numpy()[kept]
-    return LandmarkMap(latents=latents[chosen], std=std, rows=chosen, starts=starts, ends=ends, env_steps=env_steps)
+    kept_still = None if still is None else still[chosen]
+    return LandmarkMap(latents=latents[chosen], std=std, rows=chosen, starts=starts, ends=ends, env_steps=env_steps, still=kept_still)
 
 
 def representatives(scaled: Float[Tensor, "n D"], num: int, *, seed: int) -> Tensor:
@@ -164,10 +182,15 @@ def travelled(which: np.ndarray, apart: np.ndarray, lengths: np.ndarray, *, most
     return edges // num, edges % num, middle
 
 
-def measured(latents: Float[Tensor, "M D"], distance: Distance, *, most_env_steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Edges between all landmarks that ``distance`` says are near enough, as ``travelled`` returns them; none takes less than one env step."""
+def measured(
+    latents: Float[Tensor, "M D"], goals: Float[Tensor, "M D"], distance: Distance, *, most_env_steps: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Edges between all landmarks that ``distance`` says are near enough, as ``travelled`` returns them; none takes less than one env step.
+
+    ``goals`` are the same landmarks when they are shown as goals.
+    """
     with torch.no_grad():
-        table = torch.stack([distance(one.expand_as(latents), latents) for one in latents]).double().cpu().numpy()
+        table = torch.stack([distance(one.expand_as(goals), goals) for one in latents]).double().cpu().numpy()
     np.fill_diagonal(table, np.inf)
     starts, ends = np.nonzero(table <= most_env_steps)
     return starts, ends, np.maximum(table[starts, ends], 1.0)

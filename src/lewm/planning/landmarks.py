@@ -63,9 +63,9 @@ class LandmarkPolicy(MPCPolicy):
 
     Whenever it looks, it finds the landmark that the present latent belongs to, the shortest way from there to the goal's, and aims at the last
     landmark on it that is at most ``landmark_reach_env_steps`` away; at the goal itself if that is so near. Planner ``landmark_search`` then plans
-    for this aim. If the way left has not become shorter within ``landmark_patience`` times the env steps to the aim, all edges to the landmarks
-    up to the aim are re-weighted for the rest of the episode, and the way is found anew. Where no way is known the aim is the goal, and ``notes``
-    says how often.
+    for this aim, shown as a goal is. If the way left has not become shorter within ``landmark_patience`` times the env steps to the aim, all edges to
+    the landmarks up to the aim are re-weighted for the rest of the episode, and the way is found anew. Where no way is known the aim is the goal, and
+    ``notes`` says how often.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class LandmarkPolicy(MPCPolicy):
     def reset_to(self, goals: Float[Tensor, "E D"], seeds: Sequence[int]) -> LandmarkState:
         """A state for new episodes whose goals are latents."""
         state, num = super().reset_to(goals, seeds), len(seeds)
-        goal_landmark = self.landmarks.nearest(goals)
+        goal_landmark = self.landmarks.nearest_to_goals(goals)
         ways = {goal: self.landmarks.ways_to(goal) for goal in np.unique(goal_landmark).tolist()}
         fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
         return LandmarkState(
@@ -118,8 +118,8 @@ class LandmarkPolicy(MPCPolicy):
         )
 
     def route(self, latent: Float[Tensor, "1 D"], goal: Float[Tensor, "1 D"]) -> tuple[list[int], Ways] | None:
-        """The landmarks from one latent to another, both ends' included, and the ways they are on; None where no way is known."""
-        ways = self.landmarks.ways_to(int(self.landmarks.nearest(goal)[0]))
+        """The landmarks from a latent to a goal's, both ends' included, and the ways they are on; None where no way is known."""
+        ways = self.landmarks.ways_to(int(self.landmarks.nearest_to_goals(goal)[0]))
         found = ways.route(int(self.landmarks.nearest(latent)[0]))
         return None if found is None else (found, ways)
 
@@ -127,7 +127,7 @@ class LandmarkPolicy(MPCPolicy):
         """What an episode that begins here plans for first."""
         found = self.route(latent, goal)
         aim = None if found is None else aim_on(found[0], found[1], self.reach_env_steps)
-        return goal if aim is None else self.landmarks.latents[aim][None].to(goal)
+        return goal if aim is None else self.landmarks.goals[aim][None].to(goal)
 
     def _aims(self, state: PolicyState) -> Float[Tensor, "E D"]:
         assert isinstance(state, LandmarkState)
@@ -161,7 +161,7 @@ class LandmarkPolicy(MPCPolicy):
             expected = left if aim is None else left - float(ways.env_steps[aim])
             state.least_env_steps[row] = left
             state.patient_until[row] = now + round(self.patience * max(expected, self.space.action_block))
-        return state.goals[row] if aim is None else self.landmarks.latents[aim].to(state.aims)
+        return state.goals[row] if aim is None else self.landmarks.goals[aim].to(state.aims)
 
     def _ways_besides(self, state: LandmarkState, row: int, route: list[int], ways: Ways) -> Ways:
         """New ways for an episode that makes no progress: the landmarks from here to the aim become harder to come to, by whatever edge.

@@ -29,7 +29,7 @@ from lewm.evaluation.outcomes import no_op_actions
 from lewm.evaluation.why.coalitions import Coalition, oracle_search
 from lewm.evaluation.why.paths import TrueDistance
 from lewm.evaluation.why.simulation import Simulator
-from lewm.evaluation.why.translation import LocalReadout, Translator
+from lewm.evaluation.why.translation import LocalReadout, Maps, Translator
 from lewm.models.world_model import WorldModel
 from lewm.planning.base import LinearReadout
 from lewm.planning.costs import ImaginedCost
@@ -108,24 +108,24 @@ class SwappedPolicy(MPCPolicy):
             labels = torch.from_numpy(np.asarray(goal_labels, np.float32)).to(self.device)
             goals = labels if self.coalition.has("cost") else self.world.scaled(labels)
         else:
+            maps = self.world.translator.goals
             if self.sees_labels:
-                shown = Observation(goal_labels)
+                latents = maps.embed(goal_labels, self.device)
             else:
                 assert goal_frames is not None
-                shown = still(goal_frames, self.model.observation_spec)
-            latents = self._encode(shown)
-            goals = self._reads.read(latents) if self.coalition.has("cost") else latents if self.readout is None else self.readout.read(latents)
+                latents = self._encode(still(goal_frames, self.model.observation_spec))
+            reads = self._reads(maps).read if self.coalition.has("cost") else None if self.readout is None else self.readout.read
+            goals = latents if reads is None else reads(latents)
         state = self.reset_to(goals, seeds)
         return replace(state, frames=None) if self.sees_labels else state
 
-    @property
-    def _reads(self) -> LocalReadout:
+    def _reads(self, maps: Maps) -> LocalReadout:
         """Reads labels off this agent's latents."""
-        return self.world.translator.embedded if self.sees_labels else self.world.translator.real
+        return maps.embedded if self.sees_labels else maps.real
 
     def _encode(self, observation: Observation[np.ndarray]) -> Float[Tensor, "E D"]:
         if self.sees_labels:
-            return self.world.translator.embed(observation.frames, self.device)
+            return self.world.translator.present.embed(observation.frames, self.device)
         return super()._encode(observation)
 
     def cost(
@@ -167,7 +167,7 @@ class SwappedPolicy(MPCPolicy):
         return self.parts.metric(self.world.scaled(futures), goals.to(futures))
 
     def _way(self, futures: Float[Tensor, "*E D"], goals: Float[Tensor, "*E s"]) -> Float[Tensor, "*E"]:
-        labels, leading = futures if self.compares_labels else self._reads.read(futures), futures.shape[:-1]
+        labels, leading = futures if self.compares_labels else self._reads(self.world.translator.present).read(futures), futures.shape[:-1]
         places, ends = (values.reshape(-1, labels.shape[-1]).cpu().double().numpy() for values in (labels, goals.expand(*leading, -1)))
         return torch.from_numpy(self.world.true_distance.measure(places, ends)).to(futures).reshape(leading)
 

@@ -93,6 +93,21 @@ class LocalReadout:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Maps:
+    """Between labels and latents, one way and the other."""
+
+    embedding: LabelEmbedding
+    real: LocalReadout
+    """Labels off latents of frames, and off what is imagined from them."""
+    embedded: LocalReadout
+    """Labels off latents of the embedding, and off what is imagined from them."""
+
+    def embed(self, labels: np.ndarray, device: torch.device) -> Tensor:
+        """Latents [n, D] of labels [n, s]."""
+        return torch.from_numpy(self.embedding.embed(labels)).to(device)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Translator:
     """All maps between a model's latents and a world's labels, fitted on the training episodes of a dataset."""
 
@@ -100,17 +115,12 @@ class Translator:
     label_mean: np.ndarray
     label_std: np.ndarray
     """float64 [s]; 1 for a label that never varied."""
-    embedding: LabelEmbedding
-    real: LocalReadout
-    """Labels off latents of frames, and off what is imagined from them."""
-    embedded: LocalReadout
-    """Labels off latents of the embedding, and off what is imagined from them."""
+    present: Maps
+    """Of what is seen and imagined."""
+    goals: Maps
+    """Of what is shown as a goal: fitted on still stacks where frames are stacked, and elsewhere the same."""
     steps: tuple[Tensor, Tensor]
-    """Latents [n, D] of frames and of those one model step later."""
-
-    def embed(self, labels: np.ndarray, device: torch.device) -> Tensor:
-        """Latents [n, D] of labels [n, s]."""
-        return torch.from_numpy(self.embedding.embed(labels)).to(device)
+    """Latents [n, D] of frames as goals, and of those one model step later."""
 
 
 def fit_translator(model: WorldModel, store: Store, config: Config, *, num_clips: int = NUM_CLIPS) -> Translator:
@@ -123,23 +133,35 @@ def fit_translator(model: WorldModel, store: Store, config: Config, *, num_clips
             f"dataset {str(store.path)!r} has no labels, and the oracles that parts are swapped for see the true ones: give data with labels"
         )
     train_ids, _ = heldout_episodes(store, config)
-    with torch.no_grad():
-        clips = encode_clips([model], store, train_ids, num_clips=num_clips, num_transitions=1, seed=0)
-    now, later = clips.latents[0][:, 0], clips.latents[0][:, 1]
-    latents, labels = np.concatenate([now, later]), np.concatenate([clips.labels[:, 0], clips.labels[:, 1]]).astype(np.float64)
-    probe, embedding = fit_probe(latents, labels), fit_embedding(labels, latents, np.tile(clips.episodes, 2))
-    if probe.is_constant.all():
+    # With the same seed the still clips are of the same frames.
+    kinds = (False, True) if model.observation_spec.is_stacked else (False,)
+    clips = [encode_clips([model], store, train_ids, num_clips=num_clips, num_transitions=1, seed=0, is_still=is_still) for is_still in kinds]
+    labels = np.concatenate([clips[0].labels[:, 0], clips[0].labels[:, 1]]).astype(np.float64)
+    latents = [np.concatenate([part.latents[0][:, 0], part.latents[0][:, 1]]) for part in clips]
+    probes = [fit_probe(part, labels) for part in latents]
+    if probes[0].is_constant.all():
         raise DataError(f"{', '.join(store.label_names)} never varied in dataset {str(store.path)!r}: nothing can be read off the latents")
-    kept = np.linspace(0, len(labels) - 1, min(NUM_KEPT, len(labels))).astype(np.int64)
-    ideal = embedding.embed(labels)
+    episodes = np.tile(clips[0].episodes, 2)
+    maps = [_maps(part, labels, episodes, probe) for part, probe in zip(latents, probes, strict=True)]
     return Translator(
         label_names=tuple(store.label_names),
-        label_mean=probe.label_mean,
-        label_std=np.where(probe.is_constant, 1.0, probe.label_std),
+        label_mean=probes[0].label_mean,
+        label_std=np.where(probes[0].is_constant, 1.0, probes[0].label_std),
+        present=maps[0],
+        goals=maps[-1],
+        steps=(torch.from_numpy(clips[-1].latents[0][:, 0]), torch.from_numpy(clips[0].latents[0][:, 1])),
+    )
+
+
+def _maps(latents: np.ndarray, labels: np.ndarray, episodes: np.ndarray, probe: LinearProbe) -> Maps:
+    """Between labels and latents of the same frames, of which the probe reads the labels off the latents."""
+    embedding = fit_embedding(labels, latents, episodes)
+    kept = np.linspace(0, len(labels) - 1, min(NUM_KEPT, len(labels))).astype(np.int64)
+    ideal = embedding.embed(labels)
+    return Maps(
         embedding=embedding,
         real=_local(latents[kept], labels[kept], probe),
         embedded=_local(ideal[kept], labels[kept], fit_probe(ideal, labels)),
-        steps=(torch.from_numpy(now), torch.from_numpy(later)),
     )
 
 
