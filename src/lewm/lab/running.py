@@ -6,9 +6,8 @@
 """
 
 import json
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from lewm.errors import ConfigError, DataError
 from lewm.evaluation.prepared_pairs import PreparedPairs, prepare_pairs
 from lewm.lab.cells import CELL_FILE, CellSize, read_cell, run_cell
 from lewm.lab.grid import SEVEN, STRESSED_WORLDS, TUNED_WORLD, WORLDS, Cell, Settings, grid, lab_world, trials_of, tuning_cells
+from lewm.lab.processes import run_apart
 from lewm.lab.sweep import sweep_cells, sweep_settings
 from lewm.registry import OBJECTIVES
 from lewm.run_directory import write_json
@@ -186,26 +186,13 @@ def _run(cells: Sequence[Cell], settings: dict[Cell, Settings], plan: LabPlan, o
         return
     for cell in {_pairs(out, cell): cell for cell in missing}.values():
         _prepare(cell, plan, out, say)
-    # A fresh process for each cell: its peak memory is its own.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_use_one_thread, max_tasks_per_child=1) as pool:
-        futures: dict[Future[None], Cell] = {
-            pool.submit(run_cell, cell, settings[cell], plan.size, *_places(out, cell), plan.device): cell for cell in missing
-        }
-        try:
-            for number, future in enumerate(as_completed(futures), start=1):
-                future.result()
-                record = read_cell(_directory(out, futures[future])) or {}
-                words = record.get("error") or f"{record.get('verdict')}, success {record['success']['rate']:.2f}"
-                say(f"[{number}/{len(missing)}] {futures[future].key}: {words} ({record.get('seconds', 0):.0f} s)")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _use_one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
+    by_key = {cell.key: cell for cell in missing}
+    jobs = {key: (cell, settings[cell], plan.size, *_places(out, cell), plan.device) for key, cell in by_key.items()}
+    with closing(run_apart(run_cell, jobs, workers)) as finished:
+        for number, key in enumerate(finished, start=1):
+            record = read_cell(_directory(out, by_key[key])) or {}
+            words = record.get("error") or f"{record.get('verdict')}, success {record['success']['rate']:.2f}"
+            say(f"[{number}/{len(missing)}] {key}: {words} ({record.get('seconds', 0):.0f} s)")
 
 
 def _places(out: Path, cell: Cell) -> tuple[Path, Path, Path]:
