@@ -1,6 +1,7 @@
 """A fresh process for each job, some at a time: what a process used at most is then its job's own."""
 
 import multiprocessing
+import signal
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from multiprocessing.connection import wait
@@ -42,5 +43,6 @@ def run_apart(target: Callable[..., None], jobs: Mapping[JobT, tuple[Any, ...]],
 def _with_one_thread(target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     import torch
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for who waits, who ends this process
     torch.set_num_threads(1)
     target(*arguments)
