@@ -201,7 +201,7 @@ def test_a_captured_row_says_by_what() -> None:
     assert [row["captures"] for row in result["rows"]] == [[words], []]
     assert result["rows"][0]["nuisance_share"] == 0.9
     assert f"two-room/corner-tag, lewm: {words}" in table(result)
-    assert (result["early_warning"]["num_cells"], result["early_warning_stressed"]["num_cells"]) == (0, 2)
+    assert [result[name]["num_cells"] for name in ("early_warning", "early_warning_stressed", "early_warning_all")] == [0, 2, 2]
 
 
 def test_the_first_look_is_counted_against_the_last_verdict_and_against_planning() -> None:

@@ -17,7 +17,7 @@ HEALTHY, CAPTURED = "healthy", "captured by a nuisance"
 
 
 def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The lab's result, JSON-ready: ``rows`` and ``early_warning``."""
+    """The lab's result, JSON-ready: ``rows`` and ``early_warning`` (other worlds, ``_stressed``: two-room below nuisances, ``_all``: both)."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for record in records:
         groups.setdefault((record["cell"]["world"], record["cell"]["objective"]), []).append(record)
@@ -28,6 +28,7 @@ def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "rows": rows,
         "early_warning": early_warning([record for record in records if record["cell"]["world"] not in STRESSED_WORLDS]),
         "early_warning_stressed": early_warning([record for record in records if record["cell"]["world"] in STRESSED_WORLDS]),
+        "early_warning_all": early_warning(records),
         "first_look": first_look(records),
         "num_cells": len(records),
     }
@@ -109,6 +110,7 @@ def table(result: dict[str, Any]) -> str:
     lines.append(f"early warning at a tenth of training, outside {TUNED_WORLD}: {_warning_words(result['early_warning'])}")
     if result["early_warning_stressed"]["num_cells"]:
         lines.append(f"the same, below nuisances: {_warning_words(result['early_warning_stressed'])}")
+        lines.append(f"both together: {_warning_words(result['early_warning_all'])}")
     look = result["first_look"]
     lines.append(
         f"verdict at a tenth of training: as at the end in {look['num_as_at_the_end']} of {look['num_cells']} cells; right about "
