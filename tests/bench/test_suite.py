@@ -124,6 +124,7 @@ def test_what_was_measured_before_a_failure_has_been_handed_over(monkeypatch: py
     with pytest.raises(ZeroDivisionError, match="division"):
         run_benches(["plan", "render"], QUICK, num_threads=1, measured=lambda row, result: seen.append(json.dumps(result)))
     results = [json.loads(each) for each in seen]
+    assert len(results) > 1
     assert [[bench["name"] for bench in result["benches"]] for result in results] == [["plan"]] * len(results)
     assert [len(result["benches"][0]["rows"]) for result in results] == list(range(1, len(results) + 1))
 

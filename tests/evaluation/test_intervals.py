@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lewm.errors import ConfigError
-from lewm.evaluation.intervals import hierarchical_bootstrap, mcnemar_p, paired_difference, wilson
+from lewm.evaluation.intervals import hierarchical_bootstrap, hierarchical_ratio, mcnemar_p, paired_difference, wilson
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,22 @@ def test_more_training_seeds_are_not_more_pairs() -> None:
     solved = np.arange(24) < 12
     estimate, pairs = hierarchical_bootstrap([solved] * 3), wilson(12, 24)
     assert estimate["high"] - estimate["low"] == pytest.approx(pairs["high"] - pairs["low"], abs=0.05)
+
+
+def test_a_ratio_to_all_pairs_is_the_rate() -> None:
+    outcomes = [np.arange(50) < solved for solved in (40, 25)]
+    assert hierarchical_ratio(outcomes, [np.ones(50, bool)] * 2) == hierarchical_bootstrap(outcomes)
+
+
+def test_a_ratio_counts_wholes_alone_and_has_the_interval_of_so_many() -> None:
+    whole = np.arange(100) < 40
+    estimate = hierarchical_ratio([np.arange(100) < 10], [whole])
+    assert estimate["rate"] == 0.25
+    half = 1.96 * np.sqrt(0.25 * 0.75 / 40)
+    assert estimate["low"] == pytest.approx(0.25 - half, abs=0.02)
+    assert estimate["high"] == pytest.approx(0.25 + half, abs=0.03)
+    with pytest.raises(ConfigError, match="at least one whole"):
+        hierarchical_ratio([~whole & whole], [~whole & whole])
 
 
 def test_outcomes_of_different_numbers_of_pairs_are_refused() -> None:

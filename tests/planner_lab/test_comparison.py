@@ -24,7 +24,7 @@ from lewm.planner_lab.latency import measure
 from lewm.planner_lab.plan import PLAN_FILE, ComparisonPlan, Ground, RunFacts
 from lewm.planner_lab.running import _place, list_cells, run_comparison
 from lewm.planner_lab.summary import summarise
-from lewm.planner_lab.table import markdown_tables, text_tables
+from lewm.planner_lab.table import _hallucination, markdown_tables, text_tables
 from lewm.versions import hardware
 
 
@@ -82,13 +82,21 @@ def test_a_row_has_the_interval_over_seeds_and_episodes(stopped_and_done) -> Non
     assert (row["n"], row["num_seeds"], row["difference"]) == (4, 2, None)
 
 
-def test_plans_are_watched_for_arrivals_and_agents_without_plans_are_not(stopped_and_done) -> None:
+def test_plans_are_watched_for_arrivals(stopped_and_done) -> None:
     plan, out, _, _ = stopped_and_done
     rows = {row["method"]: row["by_distance"]["8"]["hallucination"] for row in summarise(plan, out)["rows"]}
     results = [read_success(out / "cells" / f"cem--seed{seed}--D8.json") for seed in range(2)]
     claims = [claims_of(result, 8, "same-room") for result in results]
     assert rows["cem"] == hallucination_rate(claims, [outcomes_of(result, 8, "same-room") for result in results])
-    assert [rows[name] for name in ("random", "learned", "expert")] == [None] * 3
+    assert rows["cem"]["num_seeds"] == 2
+    assert [rows[name] for name in ("random", "expert")] == [None] * 2
+
+
+def test_a_table_says_of_how_many_runs_plans_were_watched() -> None:
+    found = {"rate": {"rate": 0.25, "low": 0.1, "high": 0.5}, "n": 20, "num_failed": 5, "num_seeds": 1}
+    assert _hallucination({"num_seeds": 3, "hallucination": found}) == "0.25 [0.10, 0.50] n=20 (1 of 3 runs)"
+    assert _hallucination({"num_seeds": 1, "hallucination": found | {"rate": None, "n": 0}}) == "n=0"
+    assert _hallucination({"num_seeds": 1, "hallucination": None}) == "-"
 
 
 def test_floors_methods_policies_and_ceilings_are_in_the_table_and_what_is_missing_is_named(stopped_and_done) -> None:

@@ -108,7 +108,7 @@ def run_benches(
         }
         for name in names:
             bench_start_s, rows = time.perf_counter(), []
-            bench: dict[str, Any] = {"name": name, "rows": []}
+            bench: dict[str, Any] = {"name": name, "rows": [], "duration_s": 0.0}
             benches.append(bench)
             for row in BENCHES.load(name)(options):
                 rows.append(row)
@@ -120,6 +120,11 @@ def run_benches(
             if done is not None:
                 done(name, rows)
     return result
+
+
+def row_words(row: "Row") -> str:
+    """One row for people, in a line."""
+    return f"{row.case}: {_number(row.ours.median)} {row.unit}, {row.ratio:.2f}x the reference"
 
 
 def bench_table(name: str, rows: "Sequence[Row]") -> RichTable:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from lewm.bench.suite import BENCHES, ON_DEVICES, ORDER, BenchOptions, bench_table, run_benches
+from lewm.bench.suite import BENCHES, ON_DEVICES, ORDER, BenchOptions, bench_table, row_words, run_benches
 from lewm.commands.parsing import command_line, console, parse, say, write_result
 
 if TYPE_CHECKING:
@@ -53,5 +53,5 @@ def bench(words: Sequence[str]) -> None:
 
 def _keep(row: "Row", result: dict[str, Any], file: Path | None) -> None:
     """Say that a row is there and write the file anew, so that an interruption loses nothing that was measured."""
-    say(f"{row.case}: {row.ours.median:.3g} {row.unit}, {row.ratio:.2f}x")
+    say(row_words(row))
     write_result(file, result)

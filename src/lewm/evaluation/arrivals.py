@@ -20,6 +20,7 @@ from lewm.planning.mpc import MPCPolicy, PolicyState
 from lewm.planning.terms import Distance, LabelDistance, distances_to, reduce_over_horizon, squared_l2
 
 MEANING = "failures among episodes in which a plan imagined to come as near to the goal as frames one model step apart are (median)"
+"""A plan whose cost looks at its last model step alone is asked about that step, every other one about its nearest."""
 NEIGHBOUR_QUANTILE = 0.5
 NUM_CLIPS = 1024
 """So many model steps of the data decide how near that is."""
@@ -28,10 +29,10 @@ NOTE = "imagined_arrivals"
 
 
 class ArrivalWatch:
-    """Notes in which episodes a plan imagined to arrive, whatever the planner itself looks at: ``MPCPolicy.watch`` calls it after each plan.
+    """Notes in which episodes a plan imagined to arrive: ``MPCPolicy.watch`` calls it after each plan.
 
     Plans are compared with the episode's goal, not with a landmark on the way, by the squared distance of latents or, where goals are compared by
-    labels, of those. Seeds name the episodes.
+    labels, of those, whatever distance the planner uses itself. Seeds name the episodes.
     """
 
     def __init__(self, distance: Distance, threshold: float) -> None:
@@ -88,19 +89,20 @@ def claims_of(result: Mapping[str, Any], distance: int, stratum: str) -> np.ndar
     return np.array([one["pair"] in claimed for one in result["episodes"] if one["distance"] == distance and one["stratum"] == stratum])
 
 
-def hallucination_rate(claims: Sequence[np.ndarray], solved: Sequence[np.ndarray]) -> dict[str, Any] | None:
-    """How often an episode fails although one of its plans imagined to arrive, over training seeds: bool [pairs] each. None where no plan did.
+def hallucination_rate(claims: Sequence[np.ndarray], solved: Sequence[np.ndarray]) -> dict[str, Any]:
+    """How often an episode fails although one of its plans imagined to arrive, over training seeds: bool [pairs] each.
 
-    JSON-ready: the rate with its interval, ``n`` episodes with such a plan and ``num_failed``. Wilson's interval for one training seed; for several a
-    bootstrap over seeds and pairs that is never narrower than Wilson's for the claims of one seed.
+    JSON-ready: ``rate`` with its interval (None where no plan did), ``n`` episodes with such a plan, ``num_failed`` and ``num_seeds``. The interval
+    is Wilson's for one training seed, for several a bootstrap over seeds and pairs that is never narrower than Wilson's for the claims of one seed.
     """
     failed = [claimed & ~hits for claimed, hits in zip(claims, solved, strict=True)]
     n, num_failed = int(sum(each.sum() for each in claims)), int(sum(each.sum() for each in failed))
+    counts = {"n": n, "num_failed": num_failed, "num_seeds": len(claims)}
     if n == 0:
-        return None
+        return {"rate": None, **counts}
     per_seed = max(1, round(n / len(claims)))
     estimate = wilson(round(per_seed * num_failed / n), per_seed)
     if len(claims) > 1:
         over_seeds = hierarchical_ratio(failed, claims)
         estimate = Estimate(rate=over_seeds["rate"], low=min(over_seeds["low"], estimate["low"]), high=max(over_seeds["high"], estimate["high"]))
-    return {**estimate, "n": n, "num_failed": num_failed}
+    return {"rate": estimate, **counts}

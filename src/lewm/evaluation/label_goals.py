@@ -112,7 +112,7 @@ def _encode(checkpoint: Checkpoint, store: Store, episode_ids: np.ndarray, colum
     model = checkpoint.model.eval()
     parts = [
         encode_clips([model], store, episode_ids, num_clips=num_clips, num_transitions=1, seed=int(is_still), is_still=is_still)
-        for is_still in ((False, True) if len(model.observation_spec.stack_offsets_env_steps) > 1 else (False,))
+        for is_still in ((False, True) if model.observation_spec.is_stacked else (False,))
     ]
     latents = np.concatenate([part.latents[0].reshape(-1, part.latents[0].shape[-1]) for part in parts])  # E T D -> n D
     labels = np.concatenate([part.labels.reshape(-1, part.labels.shape[-1])[:, columns] for part in parts])

@@ -76,7 +76,8 @@ def evaluate(
     actions are retrieved from it (``planner.proposals``). The pairs of every
     protocol but ``heldout`` are rows of it; there it defaults to the run's own training set, if that is still where it was. ``prepared`` are
     the pairs of these very settings with their floors, made before; single plans of ``num_latency_episodes`` are timed afterwards.
-    With ``watch_with``, a dataset of the run's kind, the result also says in which pairs a plan imagined to arrive (``arrivals``).
+    With ``watch_with``, a dataset of the run's kind, the result also says in which pairs a plan imagined to arrive (``arrivals``); what
+    that takes is counted as planning.
     """
     checkpoint = load_policy_checkpoint(run, device) if is_policy(run) else load_checkpoint(run, device)
     name, options = world_of(checkpoint, env, env_options)
@@ -86,7 +87,10 @@ def evaluate(
         data = _own_training_set(checkpoint, Path(run))
     agent, acting = _agent_of(checkpoint, planner, protocol, name, options, data)
     if watch_with is not None and isinstance(checkpoint, Checkpoint) and isinstance(agent, MPCPolicy) and not isinstance(agent, DirectPolicy):
-        watch_arrivals(agent, checkpoint, matching_store(checkpoint, watch_with))
+        try:
+            watch_arrivals(agent, checkpoint, matching_store(checkpoint, watch_with))
+        except DataError as error:  # the evaluation itself can do without
+            logger.warning("plans are not watched for arrivals: %s", error)
     return evaluate_success(
         agent,
         env=name,

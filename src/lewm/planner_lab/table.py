@@ -22,7 +22,7 @@ def markdown_tables(result: dict[str, Any]) -> str:
     success = [[*row[:-1], f"*{row[-1]}*" if row[-1] else ""] for row in _success_rows(result)]
     parts = [_markdown(success)]
     for title, rows in _smaller_tables(result):
-        parts += [f"{title[0].upper()}{title[1:]}:", _markdown(rows)]
+        parts += [f"{title[0].upper()}{title[1:]}:".replace(result["baseline"], f"`{result['baseline']}`"), _markdown(rows)]
     return "\n\n".join([*parts, *_notes(result)]) + "\n"
 
 
@@ -60,10 +60,19 @@ def _hallucination_rows(result: dict[str, Any]) -> list[list[str]]:
     distances = [str(distance) for distance in result["distances"]]
     rows = [["method", *(f"D = {distance}" for distance in distances)]]
     for row in result["rows"]:
-        found = [row["by_distance"].get(distance, {}).get("hallucination") for distance in distances]
-        if any(found):
-            rows.append([row["method"], *("-" if each is None else f"{_interval(each)} n={each['n']}" for each in found)])
+        found = [row["by_distance"].get(distance, {}) for distance in distances]
+        if any(fields.get("hallucination") for fields in found):
+            rows.append([row["method"], *(_hallucination(fields) for fields in found)])
     return rows
+
+
+def _hallucination(fields: dict[str, Any]) -> str:
+    """Rate, interval and size, and of how many runs where not all were watched; ``-`` where none was."""
+    found = fields.get("hallucination")
+    if not found:
+        return "-"
+    runs = "" if found["num_seeds"] == fields["num_seeds"] else f" ({found['num_seeds']} of {fields['num_seeds']} runs)"
+    return f"n=0{runs}" if found["rate"] is None else f"{_interval(found['rate'])} n={found['n']}{runs}"
 
 
 def _difference_rows(result: dict[str, Any]) -> list[list[str]]:
@@ -108,7 +117,7 @@ def _difference(difference: dict[str, Any] | None) -> str:
 
 def _hallucinations(by_distance: Sequence[dict[str, Any]]) -> str:
     """The rates of all distances, ``0.00 / 0.04``; ``-`` where no plan was watched or none imagined to arrive."""
-    rates = [fields.get("hallucination") for fields in by_distance]
+    rates = [(fields.get("hallucination") or {}).get("rate") for fields in by_distance]
     return " / ".join("-" if rate is None else f"{rate['rate']:.2f}" for rate in rates) if any(rates) else "-"
 
 

@@ -71,6 +71,9 @@ class PlanWatch(Protocol):
     ) -> None:
         """One plan per episode of ``state``, and what it was made from."""
 
+    def note(self, pair_of_seed: Mapping[int, str]) -> dict[str, Any]:
+        """What it saw, for the ``planner`` of a result; JSON-ready."""
+
 
 class MPCPolicy:
     """An agent that reaches goals by planning with a world model (the ``Policy`` contract).

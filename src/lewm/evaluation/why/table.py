@@ -12,8 +12,8 @@ def why_table(result: dict[str, Any]) -> str:
     protocol, definitions = result["protocol"], result["definitions"]
     lines += [
         f"cost's oracle: {definitions['cost_oracle']}",
-        f"encoder's oracle: true labels; they explain {100 * definitions['latent_variance_explained_by_labels']:.0f} % of the latents' variance "
-        "in held-out training episodes",
+        f"encoder's oracle: true labels; they explain {100 * definitions['latent_variance_explained_by_labels']:.0f} % of the latents' variance"
+        + (f" in {definitions['explained_in']}" if "explained_in" in definitions else ""),
         f"{result['env']}, protocol {protocol['name']} v{protocol['version']}, manifest {protocol['manifest_sha256'][:12]}"
         f"{settings_words(result['manifest'])}",
     ]

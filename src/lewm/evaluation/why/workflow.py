@@ -124,6 +124,7 @@ def make_world(parts: Parts, env: str, env_options: dict[str, Any], store: Store
         "cost_oracle": distance.kind,
         "goal_labels": [names[column] for column in columns],
         "latent_variance_explained_by_labels": round(translator.present.embedding.explained, 4),
+        "explained_in": "held-out training episodes",
         "probe_dataset_sha256": store.dataset_sha256,
     }
     world = World(envs=envs, simulator=simulator, translator=translator, true_distance=distance, goal_columns=tuple(columns))
