@@ -86,11 +86,8 @@ def evaluate(
     if data is None and protocol != HELDOUT:
         data = _own_training_set(checkpoint, Path(run))
     agent, acting = _agent_of(checkpoint, planner, protocol, name, options, data)
-    if watch_with is not None and isinstance(checkpoint, Checkpoint) and isinstance(agent, MPCPolicy) and not isinstance(agent, DirectPolicy):
-        try:
-            watch_arrivals(agent, checkpoint, matching_store(checkpoint, watch_with))
-        except DataError as error:  # the evaluation itself can do without
-            logger.warning("plans are not watched for arrivals: %s", error)
+    if watch_with is not None and isinstance(checkpoint, Checkpoint):
+        _watch(agent, checkpoint, watch_with)
     return evaluate_success(
         agent,
         env=name,
@@ -131,6 +128,15 @@ def _agent_of(
     is_data_for_goals = protocol == HELDOUT or kind_of_comparison(planner, env) == "labels"
     comparison = compare_goals(checkpoint, planner, env, env_options, data if is_data_for_goals else None)
     return agent_of(checkpoint, planner, comparison.readout, data), comparison.describe(planner)
+
+
+def _watch(agent: MPCPolicy | LearnedAgent, checkpoint: Checkpoint, data: Path | str) -> None:
+    """Have an agent that plans watched for arrivals, if the data can be read: the evaluation itself can do without."""
+    if isinstance(agent, MPCPolicy) and not isinstance(agent, DirectPolicy):
+        try:
+            watch_arrivals(agent, checkpoint, matching_store(checkpoint, data))
+        except DataError as error:
+            logger.warning("plans are not watched for arrivals: %s", error)
 
 
 def _check_policy_settings(checkpoint: PolicyCheckpoint, planner: PlannerConfig | None, protocol: str, data: Path | str | None) -> None:
