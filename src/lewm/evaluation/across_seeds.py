@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lewm.errors import ConfigError, DataError
-from lewm.evaluation.intervals import Estimate, hierarchical_bootstrap, wilson
+from lewm.evaluation.intervals import Estimate, hierarchical_bootstrap, not_narrower, wilson
 from lewm.evaluation.results import settings_words, unusual_settings
 
 REFERENCES = ("random", "no_op", "block_random", "expert")
@@ -73,10 +73,9 @@ def _distance(results: Sequence[dict[str, Any]], distance: str) -> dict[str, Any
 
 
 def rate_over_seeds(outcomes: Sequence[np.ndarray]) -> Estimate:
-    """The hierarchical bootstrap, never narrower than Wilson's interval over the pairs: a bootstrap of nothing but successes has no width."""
+    """The hierarchical bootstrap, never narrower than Wilson's interval over the pairs."""
     hierarchical, num_pairs = hierarchical_bootstrap(outcomes), len(outcomes[0])
-    plain = wilson(round(hierarchical["rate"] * num_pairs), num_pairs)
-    return Estimate(rate=hierarchical["rate"], low=min(hierarchical["low"], plain["low"]), high=max(hierarchical["high"], plain["high"]))
+    return not_narrower(hierarchical, wilson(round(hierarchical["rate"] * num_pairs), num_pairs))
 
 
 def rate_of(outcomes: Sequence[np.ndarray]) -> Estimate:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lewm.checkpoint import Checkpoint
 from lewm.data.formats.store import Store
-from lewm.evaluation.intervals import Estimate, hierarchical_ratio, wilson
+from lewm.evaluation.intervals import hierarchical_ratio, not_narrower, wilson
 from lewm.evaluation.single_plan import data_latents
 from lewm.planning.base import LinearReadout, Plan
 from lewm.planning.mpc import MPCPolicy, PolicyState
@@ -103,6 +103,5 @@ def hallucination_rate(claims: Sequence[np.ndarray], solved: Sequence[np.ndarray
     per_seed = max(1, round(n / len(claims)))
     estimate = wilson(round(per_seed * num_failed / n), per_seed)
     if len(claims) > 1:
-        over_seeds = hierarchical_ratio(failed, claims)
-        estimate = Estimate(rate=over_seeds["rate"], low=min(over_seeds["low"], estimate["low"]), high=max(over_seeds["high"], estimate["high"]))
+        estimate = not_narrower(hierarchical_ratio(failed, claims), estimate)
     return {"rate": estimate, **counts}

@@ -51,6 +51,11 @@ def wilson(num_successes: int, n: int, *, confidence: float = 0.95) -> Estimate:
     return Estimate(rate=rate, low=low, high=high)
 
 
+def not_narrower(estimate: Estimate, plain: Estimate) -> Estimate:
+    """The estimate, its interval widened to hold that of ``plain`` as well: a bootstrap of nothing but successes has no width."""
+    return Estimate(rate=estimate["rate"], low=min(estimate["low"], plain["low"]), high=max(estimate["high"], plain["high"]))
+
+
 def mcnemar_p(outcomes: np.ndarray, floor_outcomes: np.ndarray) -> float:
     """Two-sided exact McNemar test: how likely discordant pairs this uneven are if both policies were equally good.
 

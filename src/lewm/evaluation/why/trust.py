@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lewm.evaluation.arrivals import MEANING
+from lewm.evaluation.arrivals import MEANING, hallucination_rate
 from lewm.evaluation.intervals import separation, wilson
 from lewm.evaluation.why.calibration import abstention, judged_confidence, reliability
 from lewm.evaluation.why.watching import FEATURES, Promise
@@ -20,14 +20,11 @@ MIN_PAIRS = 8
 def hallucination(promises: Sequence[Sequence[Promise]], is_solved: np.ndarray, threshold: float) -> dict[str, Any]:
     """How often an episode fails although one of its plans imagined to arrive; JSON-ready. ``rate`` is None where no plan did."""
     claims = np.array([any(plan.end <= threshold for plan in plans) for plans in promises], bool)
-    num_claims, num_failed = int(claims.sum()), int((claims & ~is_solved).sum())
-    others = int((~claims).sum())
+    found, others = hallucination_rate([claims], [is_solved]), int((~claims).sum())
     return {
         "threshold": threshold,
         "meaning": MEANING,
-        "n": num_claims,
-        "num_failed": num_failed,
-        "rate": wilson(num_failed, num_claims) if num_claims else None,
+        **{name: found[name] for name in ("n", "num_failed", "rate")},
         "failed_without_claim": wilson(int((~claims & ~is_solved).sum()), others) if others else None,
     }
 
