@@ -61,13 +61,10 @@ def explain(
     if num_pairs < 1:
         raise ConfigError(f"--pairs must be at least 1 pair per stratum, got {num_pairs}")
     checkpoint = load_checkpoint(run, device)
-    question = None
-    if pairs_of is None:
-        name, options = world_of(checkpoint, env, env_options)
-    else:
-        known = _pairs_of(pairs_of, env, env_options)
-        name, options = known.env, dict(known.env_options)
-        question = Question.of(known, num_swapped=num_pairs, num_tried=num_episodes, distance_env_steps=distance_env_steps)
+    known = None if pairs_of is None else _pairs_of(pairs_of, env, env_options)
+    name, options = world_of(checkpoint, env, env_options) if known is None else (known.env, dict(known.env_options))
+    asked: dict[str, Any] = {"num_swapped": num_pairs, "distance_env_steps": distance_env_steps}
+    question = None if known is None else Question.of(known, num_tried=num_episodes, **asked)
     planner = planner or checkpoint.config.planner
     check_planner(planner, checkpoint.head_networks)
     repeat = check_actions(checkpoint, name, options, env_options or {})
@@ -79,8 +76,9 @@ def explain(
     world, about = make_world(parts, name, options, store, checkpoint.config)
     with closing(world):
         if question is None:
-            made = _make_pairs(name, options, say, num_episodes=num_episodes, distance_env_steps=distance_env_steps, **pairs)
-            question = Question.of(made, num_swapped=num_pairs)
+            question = Question.of(
+                _make_pairs(name, options, say, num_episodes=num_episodes, distance_env_steps=distance_env_steps, **pairs), **asked
+            )
         manifest = question.manifest
         _check_seeds(checkpoint, manifest)
         found = diagnose(parts, world, question, say)
